@@ -1,0 +1,88 @@
+// Package atomicfile writes files and folders that appear whole or not at all: into a
+// temporary name in the same folder, synced, then renamed. It is the one place where
+// the project's outputs come into being.
+package atomicfile
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+)
+
+// Write makes path from what fill writes. On any error, nothing is left behind and a
+// file that stood there before is unchanged.
+func Write(path string, fill func(w io.Writer) error) (err error) {
+	dir, base := filepath.Split(path)
+	f, err := os.CreateTemp(filepath.Clean(dir+"."), "."+base+".tmp-*")
+	if err != nil {
+		return fmt.Errorf("create %s: %w", path, err)
+	}
+	defer func() {
+		if err != nil {
+			f.Close()
+			os.Remove(f.Name())
+		}
+	}()
+	if err := fill(f); err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	if err := f.Chmod(0o644); err != nil && !errors.Is(err, errors.ErrUnsupported) {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	if err := f.Sync(); err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	if err := f.Close(); err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	return os.Rename(f.Name(), path)
+}
+
+// Dir makes the folder path from what fill puts into a temporary folder beside it. A
+// folder that stood there before is replaced only if replace is true and only after
+// fill has succeeded.
+func Dir(path string, replace bool, fill func(tmp string) error) (err error) {
+	path = filepath.Clean(path)
+	if _, err := os.Lstat(path); err == nil && !replace {
+		return fmt.Errorf("%s exists already: choose another folder or remove it", path)
+	}
+	parent, base := filepath.Split(path)
+	parent = filepath.Clean(parent + ".")
+	if err := os.MkdirAll(parent, 0o755); err != nil {
+		return err
+	}
+	tmp, err := os.MkdirTemp(parent, "."+base+".tmp-*")
+	if err != nil {
+		return fmt.Errorf("create %s: %w", path, err)
+	}
+	defer func() {
+		if err != nil {
+			os.RemoveAll(tmp)
+		}
+	}()
+	if err := os.Chmod(tmp, 0o755); err != nil && !errors.Is(err, errors.ErrUnsupported) {
+		return err
+	}
+	if err := fill(tmp); err != nil {
+		return err
+	}
+	old := ""
+	if _, err := os.Lstat(path); err == nil {
+		old = tmp + ".old"
+		if err := os.Rename(path, old); err != nil {
+			return err
+		}
+	}
+	if err := os.Rename(tmp, path); err != nil {
+		if old != "" {
+			os.Rename(old, path)
+		}
+		return err
+	}
+	if old != "" {
+		return os.RemoveAll(old)
+	}
+	return nil
+}

@@ -1,0 +1,49 @@
+package graph
+
+import (
+	"context"
+	"time"
+)
+
+// Input is the bytes of a named input, as a Program's sources refer to it.
+type Input struct {
+	Name string
+	Data []byte
+}
+
+// Output is the bytes of one Read.
+type Output struct {
+	Name string
+	Data []byte
+}
+
+// Result is what one run of a Program gave back.
+type Result struct {
+	Outputs []Output
+	// Stages are the times of the dispatches by Stage, in the order of their first
+	// dispatch, uploads included.
+	Stages []StageTime
+	// PeakBytes is the most GPU memory that was allocated at a time.
+	PeakBytes int64
+}
+
+// StageTime is how long a stage took.
+type StageTime struct {
+	Stage    string
+	Duration time.Duration
+}
+
+// Progress is how far a run has come. Done and Total count multiply-accumulates.
+type Progress struct {
+	Stage       string
+	Done, Total int64
+}
+
+// Executor runs Programs: package gpu's device, or a test's.
+type Executor interface {
+	// Limits are the device's: what Programs for it may be planned with.
+	Limits() Limits
+	// Run executes p once. It returns soon after ctx is done, with ctx's error. report may
+	// be nil; it is called from the goroutine that called Run.
+	Run(ctx context.Context, p *Program, w Weights, in []Input, report func(Progress)) (*Result, error)
+}
