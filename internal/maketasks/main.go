@@ -1,0 +1,180 @@
+// Command maketasks writes the training tasks of the shipped generator, models/data: every
+// content (what is asked) in every format (how the answer is written), over dictionary
+// entries of WordNet and scores of the VADER lexicon.
+//
+// It is run by hand when the tasks change; training reads the files that it wrote:
+//
+//	go run ./internal/maketasks --wordnet /usr/share/wordnet --vader vader_lexicon.txt --out models/data
+//
+// The same inputs and seed give the same bytes.
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"hash/fnv"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/spf13/pflag"
+)
+
+func main() {
+	wordnet := pflag.String("wordnet", "/usr/share/wordnet", "folder of WordNet 3.0 (Debian package wordnet-base)")
+	vader := pflag.String("vader", "vader_lexicon.txt", "word list of the PyPI package vaderSentiment 3.3.2")
+	out := pflag.String("out", "models/data", "folder to write")
+	train := pflag.Int("train", 640, "training records a task")
+	test := pflag.Int("test", 120, "test records a task")
+	seed := pflag.Uint64("seed", 1, "seed of choice and order")
+	pflag.Parse()
+	if err := write(*wordnet, *vader, *out, *train, *test, *seed); err != nil {
+		fmt.Fprintln(os.Stderr, "maketasks:", err)
+		os.Exit(1)
+	}
+}
+
+// heldOut are never trained on and never looked at when choosing a method; validation are
+// never trained on either, and are there for choosing.
+var (
+	heldOut    = []string{"topic-tag", "pos-json", "sentiment-bracket", "last-answer", "opposite-bold", "base-json"}
+	validation = []string{"topic-answer", "opposite-bracket"}
+)
+
+// grid is grid.json: which combinations there are and what each is for.
+type grid struct {
+	Contents   []string `json:"contents"`
+	Formats    []string `json:"formats"`
+	Train      []string `json:"train"`
+	Validation []string `json:"validation"`
+	HeldOut    []string `json:"held_out"`
+	Seed       uint64   `json:"seed"`
+}
+
+func write(wordnet, vader, out string, train, test int, seed uint64) error {
+	net, err := readWordNet(wordnet)
+	if err != nil {
+		return err
+	}
+	scores, err := readVADER(vader)
+	if err != nil {
+		return err
+	}
+	src := &sources{net, scores}
+
+	g := grid{Validation: validation, HeldOut: heldOut, Seed: seed}
+	for _, f := range formats {
+		g.Formats = append(g.Formats, f.name)
+	}
+	for _, c := range contents {
+		g.Contents = append(g.Contents, c.name)
+		trainItems, testItems, err := split(c, c.items(src, random(seed, c.name)), train, test)
+		if err != nil {
+			return err
+		}
+		for _, f := range formats {
+			name := c.name + "-" + f.name
+			if !slices.Contains(heldOut, name) && !slices.Contains(validation, name) {
+				g.Train = append(g.Train, name)
+			}
+			r := random(seed, name)
+			for _, part := range []struct {
+				dir   string
+				items []item
+			}{{"train", trainItems}, {"test", testItems}} {
+				records := make([]record, len(part.items))
+				for i, it := range part.items {
+					records[i] = ask(c, f, it, r)
+				}
+				if err := writeRecords(filepath.Join(out, part.dir, name+".json"), records); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	text, err := json.MarshalIndent(g, "", "  ")
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(out, "grid.json"), append(text, '\n'), 0o644)
+}
+
+// split takes train and test items of a content, as many of each label, and no group on
+// both sides. All formats of a content share the split and its order.
+func split(c content, items []item, train, test int) (trainItems, testItems []item, err error) {
+	classes := max(c.classes, 1)
+	label := func(it item) string {
+		if c.classes == 0 {
+			return ""
+		}
+		return it.label
+	}
+	side := map[string]string{}
+	seen := map[string]bool{}
+	byLabel := map[string][2][]item{}
+	for _, it := range items {
+		taken := byLabel[label(it)]
+		where := side[it.group]
+		if seen[it.text] {
+			continue
+		}
+		switch {
+		case where != "train" && len(taken[1]) < test/classes:
+			side[it.group] = "test"
+			taken[1] = append(taken[1], it)
+		case where != "test" && len(taken[0]) < train/classes:
+			side[it.group] = "train"
+			taken[0] = append(taken[0], it)
+		}
+		seen[it.text] = true
+		byLabel[label(it)] = taken
+	}
+	for _, name := range sortedKeys(byLabel) {
+		if n := byLabel[name]; len(n[0]) < train/classes || len(n[1]) < test/classes {
+			return nil, nil, fmt.Errorf("content %s, label %q: found %d training and %d test items, want %d and %d", c.name, name, len(n[0]), len(n[1]), train/classes, test/classes)
+		}
+	}
+	// Labels in turn, so that every batch is about balanced.
+	for i := range train / classes {
+		for _, name := range sortedKeys(byLabel) {
+			trainItems = append(trainItems, byLabel[name][0][i])
+		}
+	}
+	for i := range test / classes {
+		for _, name := range sortedKeys(byLabel) {
+			testItems = append(testItems, byLabel[name][1][i])
+		}
+	}
+	r := random(uint64(train), c.name+" order")
+	return shuffle(trainItems, r), shuffle(testItems, r), nil
+}
+
+// writeRecords writes a JSON array with one record a line, so that a change shows as lines.
+func writeRecords(path string, records []record) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return err
+	}
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	b.WriteString("[\n")
+	for i, r := range records {
+		if i > 0 {
+			b.Truncate(b.Len() - 1)
+			b.WriteString(",\n")
+		}
+		if err := e.Encode(r); err != nil {
+			return err
+		}
+	}
+	b.WriteString("]\n")
+	return os.WriteFile(path, b.Bytes(), 0o644)
+}
+
+func random(seed uint64, name string) *rand.Rand {
+	h := fnv.New64a()
+	h.Write([]byte(name))
+	return rand.New(rand.NewPCG(seed, h.Sum64()))
+}
