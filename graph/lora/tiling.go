@@ -139,12 +139,12 @@ func (t Tiling) cut(target Target) (a, b int, err error) {
 		}
 		return t.Chunk, t.Chunk, nil
 	}
-	if t.Chunk != 0 {
-		return 0, 0, fmt.Errorf("lora: tiling %s has fixed chunk counts: leave chunk out, it is %d", t.Kind, t.Chunk)
-	}
 	na, nb, err := ChunkCounts(t.Kind, target.Name)
 	if err != nil {
 		return 0, 0, err
+	}
+	if t.Chunk != 0 {
+		return 0, 0, fmt.Errorf("lora: tiling %s has fixed chunk counts: leave chunk out, it is %d", t.Kind, t.Chunk)
 	}
 	if target.In%na != 0 {
 		return 0, 0, fmt.Errorf("lora: module %s: axis in of size %d does not divide into %d chunks", target.Name, target.In, na)

@@ -20,20 +20,22 @@ type Tensor struct {
 }
 
 // FromFloat32s makes a tensor of float32 values, stored as d (F32, F16 or BF16).
+// Its Data may run more than once.
 func FromFloat32s(name string, d DType, values []float32, shape ...int) Tensor {
 	return Tensor{Name: name, DType: d, Shape: shape, Data: func(w io.Writer) error {
 		const step = 1 << 16
-		raw := make([]byte, min(step, len(values))*int(d.Size()))
-		for len(values) > 0 {
-			n := min(step, len(values))
+		rest := values
+		raw := make([]byte, min(step, len(rest))*int(d.Size()))
+		for len(rest) > 0 {
+			n := min(step, len(rest))
 			part := raw[:n*int(d.Size())]
-			if err := EncodeFloats(d, values[:n], part); err != nil {
+			if err := EncodeFloats(d, rest[:n], part); err != nil {
 				return err
 			}
 			if _, err := w.Write(part); err != nil {
 				return err
 			}
-			values = values[n:]
+			rest = rest[n:]
 		}
 		return nil
 	}}
