@@ -188,3 +188,56 @@ func TestImportance(t *testing.T) {
 		}
 	}
 }
+
+// The 0.5B set's adapter: 4.4 million weights, 4296 tokens.
+func benchmark(b *testing.B, mode lora.Mode, run func(l *lora.Layout, a *lora.Adapter, tokens []float32) error) {
+	base, tiling, err := lora.ReferenceBase("0.5B")
+	if err != nil {
+		b.Fatal(err)
+	}
+	l, err := lora.NewLayout(base, tiling)
+	if err != nil {
+		b.Fatal(err)
+	}
+	count, h, w := l.Shape()
+	tokens := make([]float32, count*h*w)
+	for i := range tokens {
+		tokens[i] = float32(i%7) - 3
+	}
+	a, err := l.Decode(tokens, mode)
+	if err != nil {
+		b.Fatal(err)
+	}
+	for b.Loop() {
+		if err := run(l, a, tokens); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportMetric(float64(len(tokens))*float64(b.N)/b.Elapsed().Seconds()/1e6, "Mvalues/s")
+}
+
+func BenchmarkEncode(b *testing.B) {
+	for name, mode := range map[string]lora.Mode{"f32": lora.Float32, "bf16": lora.BFloat16} {
+		b.Run(name, func(b *testing.B) {
+			benchmark(b, mode, func(l *lora.Layout, a *lora.Adapter, tokens []float32) error { return l.Encode(a, mode, tokens) })
+		})
+	}
+}
+
+func BenchmarkDecode(b *testing.B) {
+	for name, mode := range map[string]lora.Mode{"f32": lora.Float32, "bf16": lora.BFloat16} {
+		b.Run(name, func(b *testing.B) {
+			benchmark(b, mode, func(l *lora.Layout, _ *lora.Adapter, tokens []float32) error {
+				_, err := l.Decode(tokens, mode)
+				return err
+			})
+		})
+	}
+}
+
+func BenchmarkNorms(b *testing.B) {
+	benchmark(b, lora.Float32, func(_ *lora.Layout, a *lora.Adapter, _ []float32) error {
+		_, _, err := a.Norms()
+		return err
+	})
+}
