@@ -1,0 +1,78 @@
+# Everything here sets up what it needs by itself; `make help` lists the targets.
+
+SHELL       := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+MAKEFLAGS   += --no-print-directory
+
+GO           ?= go
+STATICCHECK  := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+SETUP        := internal/setup
+FUZZTIME     ?= 20s
+TEST_TIMEOUT ?= 20m
+
+# Without it GoMLX's own backend is sixteen times slower; only amd64 has it.
+ifeq ($(shell $(GO) env GOARCH 2>/dev/null),amd64)
+export GOEXPERIMENT := simd
+endif
+
+# Packages whose tests need a Vulkan device: they run once on each of two drivers.
+GPU_PACKAGES = $(shell $(GO) list ./gpu/... ./internal/conformance/... 2>/dev/null)
+
+# The two software drivers, found after set-up has put them there.
+LAVAPIPE    = $$(ls /usr/share/vulkan/icd.d/lvp_icd*.json | head -n 1)
+SWIFTSHADER = $${SWIFTSHADER_ICD:-/usr/lib/chromium/vk_swiftshader_icd.json}
+
+.PHONY: help
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## the commands, into build/bin
+	$(GO) build -trimpath -o build/bin/ ./cmd/dndgen ./cmd/dndtrain
+
+.PHONY: test
+test: lint deps ## lint, then every test; those of GPU code on two Vulkan drivers
+	VK_DRIVER_FILES=$(LAVAPIPE) $(GO) test -timeout $(TEST_TIMEOUT) $$($(GO) list ./... | grep -vxF -f <(printf '%s\n' $(GPU_PACKAGES)))
+	@# -count=1: the driver is no part of what Go's test cache looks at.
+	VK_DRIVER_FILES=$(SWIFTSHADER) $(GO) test -count=1 -timeout $(TEST_TIMEOUT) $(GPU_PACKAGES)
+	VK_DRIVER_FILES=$(LAVAPIPE) $(GO) test -count=1 -timeout $(TEST_TIMEOUT) $(GPU_PACKAGES)
+
+.PHONY: lint
+lint: ## gofmt, vet, staticcheck, the wasm build and the layering of packages
+	@unformatted=$$(gofmt -l $$(git ls-files '*.go' 2>/dev/null || find cmd graph gpu internal trainer wgsl -name '*.go')); \
+		[ -z "$$unformatted" ] || { echo "gofmt: $$unformatted"; exit 1; }
+	$(GO) vet ./...
+	$(GO) run $(STATICCHECK) ./...
+	GOOS=wasip1 GOARCH=wasm CGO_ENABLED=0 GOEXPERIMENT= $(GO) build ./graph/... ./wgsl
+	@outside=$$($(GO) list -deps ./graph/... ./wgsl | grep -E '/gomlx/|cogentcore/webgpu|^syscall/js$$' || true); \
+		[ -z "$$outside" ] || { echo "graph and wgsl must not import: $$outside"; exit 1; }
+
+.PHONY: bench
+bench: deps-run ## every Go benchmark, on the machine's own devices
+	$(GO) test -run '^$$' -bench . ./...
+
+.PHONY: fuzz
+fuzz: ## every fuzz target in turn, FUZZTIME (20s) each
+	@for package in $$($(GO) list ./...); do \
+		for target in $$($(GO) test -list '^Fuzz' $$package | grep '^Fuzz' || true); do \
+			$(GO) test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) $$package; \
+		done; \
+	done
+
+.PHONY: deps
+deps: deps-run ## what the tests need besides Go: drivers, weights, a Python with PEFT
+	@$(SETUP)/system.sh swiftshader
+	@$(SETUP)/system.sh torch
+	@$(SETUP)/assets.sh minilm
+	@$(SETUP)/python.sh
+
+# What it takes to run the commands.
+.PHONY: deps-run
+deps-run:
+	@$(SETUP)/system.sh vulkan
+	@$(SETUP)/assets.sh smollm2
+	@$(SETUP)/assets.sh pjrt
+
+.PHONY: clean
+clean: ## removes what was built; what was fetched stays, in build/deps
+	find build -mindepth 1 -maxdepth 1 ! -name deps -exec rm -rf {} +
