@@ -24,7 +24,11 @@ func Write(path string, fill func(w io.Writer) error) (err error) {
 			f.Close()
 			os.Remove(f.Name())
 		}
+		pending.remove(f.Name())
 	}()
+	if err := pending.add(f.Name()); err != nil {
+		return fmt.Errorf("create %s: %w", path, err)
+	}
 	if err := fill(f); err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
 	}
@@ -37,7 +41,7 @@ func Write(path string, fill func(w io.Writer) error) (err error) {
 	if err := f.Close(); err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
 	}
-	return os.Rename(f.Name(), path)
+	return pending.rename(f.Name(), path)
 }
 
 // Dir makes the folder path from what fill puts into a temporary folder beside it. A
@@ -61,27 +65,23 @@ func Dir(path string, replace bool, fill func(tmp string) error) (err error) {
 		if err != nil {
 			os.RemoveAll(tmp)
 		}
+		pending.remove(tmp)
 	}()
+	if err := pending.add(tmp); err != nil {
+		return fmt.Errorf("create %s: %w", path, err)
+	}
 	if err := os.Chmod(tmp, 0o755); err != nil && !errors.Is(err, errors.ErrUnsupported) {
 		return err
 	}
 	if err := fill(tmp); err != nil {
 		return err
 	}
-	old := ""
-	if _, err := os.Lstat(path); err == nil {
-		old = tmp + ".old"
-		if err := os.Rename(path, old); err != nil {
-			return err
-		}
-	}
-	if err := os.Rename(tmp, path); err != nil {
-		if old != "" {
-			os.Rename(old, path)
-		}
+	old, err := pending.swap(tmp, path)
+	if err != nil {
 		return err
 	}
 	if old != "" {
+		defer pending.remove(old)
 		return os.RemoveAll(old)
 	}
 	return nil
