@@ -1,0 +1,266 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/pflag"
+
+	"github.com/drag-and-drop-lora/dnd/cmd/internal/cli"
+	"github.com/drag-and-drop-lora/dnd/graph/gguf"
+	"github.com/drag-and-drop-lora/dnd/graph/lora"
+	"github.com/drag-and-drop-lora/dnd/graph/safetensors"
+)
+
+// The kinds of things that inspect and verify know.
+const (
+	kindAdapter     = "adapter"
+	kindSafetensors = "safetensors"
+	kindGGUF        = "gguf"
+)
+
+// kindOf tells what path holds by its name or by the files in it.
+func kindOf(path string) (string, error) {
+	st, err := os.Stat(path)
+	if err != nil {
+		return "", err
+	}
+	if !st.IsDir() {
+		switch strings.ToLower(filepath.Ext(path)) {
+		case ".safetensors":
+			return kindSafetensors, nil
+		case ".gguf":
+			return kindGGUF, nil
+		}
+		return "", fmt.Errorf("%s: expected a folder, a .safetensors or a .gguf file", path)
+	}
+	for _, f := range []struct{ name, kind string }{
+		{lora.InfoName, kindAdapter}, {lora.ConfigName, kindAdapter}, {lora.WeightsName, kindAdapter},
+	} {
+		if _, err := os.Stat(filepath.Join(path, f.name)); err == nil {
+			return f.kind, nil
+		} else if !errors.Is(err, fs.ErrNotExist) {
+			return "", err
+		}
+	}
+	return "", fmt.Errorf("%s: holds neither %s nor %s", path, lora.InfoName, lora.ConfigName)
+}
+
+// tensor is one line of a table of contents.
+type tensor struct {
+	Name  string  `json:"name"`
+	Type  string  `json:"type"`
+	Shape []int64 `json:"shape"`
+	Bytes int64   `json:"bytes"`
+}
+
+// tensorFile is what inspect prints of a file of tensors.
+type tensorFile struct {
+	Kind     string            `json:"kind"`
+	Bytes    int64             `json:"bytes"` // of all tensors
+	Tensors  []tensor          `json:"tensors"`
+	Metadata map[string]string `json:"metadata,omitempty"`
+}
+
+func inspect(flags *pflag.FlagSet) cli.Run {
+	return func(_ context.Context, e *cli.Env, args []string) error {
+		kind, err := kindOf(args[0])
+		if err != nil {
+			return err
+		}
+		switch kind {
+		case kindSafetensors:
+			return inspectSafetensors(e, args[0])
+		case kindGGUF:
+			return inspectGGUF(e, args[0])
+		default:
+			return inspectAdapter(e, args[0])
+		}
+	}
+}
+
+func inspectSafetensors(e *cli.Env, path string) error {
+	f, err := safetensors.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	out := tensorFile{Kind: kindSafetensors, Tensors: []tensor{}, Metadata: f.Metadata}
+	for _, t := range f.Tensors {
+		shape := make([]int64, len(t.Shape))
+		for i, n := range t.Shape {
+			shape[i] = int64(n)
+		}
+		out.Tensors = append(out.Tensors, tensor{t.Name, string(t.DType), shape, t.Bytes})
+		out.Bytes += t.Bytes
+	}
+	return out.print(e)
+}
+
+func inspectGGUF(e *cli.Env, path string) error {
+	f, err := gguf.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	out := tensorFile{Kind: kindGGUF, Tensors: []tensor{}, Metadata: map[string]string{}}
+	for _, t := range f.Tensors {
+		out.Tensors = append(out.Tensors, tensor{t.Name, fmt.Sprintf("ggml type %d", t.Type), t.Shape, t.Bytes})
+		out.Bytes += t.Bytes
+	}
+	for _, kv := range f.Values {
+		text := fmt.Sprint(kv.Value)
+		if a, ok := kv.Value.(gguf.ArrayInfo); ok {
+			text = fmt.Sprintf("array of %d", a.Count)
+		}
+		out.Metadata[kv.Key] = text
+	}
+	return out.print(e)
+}
+
+func (f *tensorFile) print(e *cli.Env) error {
+	return e.Result(f, func(w io.Writer) {
+		for _, key := range sortedKeys(f.Metadata) {
+			fmt.Fprintf(w, "%s: %s\n", key, oneLine(f.Metadata[key], 100))
+		}
+		for _, t := range f.Tensors {
+			fmt.Fprintf(w, "%-60s %-12s %v\n", t.Name, t.Type, t.Shape)
+		}
+		fmt.Fprintf(w, "%d tensors, %s\n", len(f.Tensors), size(f.Bytes))
+	})
+}
+
+// adapterReport is what inspect prints of an adapter.
+type adapterReport struct {
+	Kind    string      `json:"kind"`
+	Model   string      `json:"base_model,omitempty"`
+	Rank    int         `json:"rank"`
+	Alpha   float64     `json:"alpha"`
+	Modules int         `json:"modules"`
+	Values  int64       `json:"values"`
+	Layers  []layerNorm `json:"layers,omitempty"`
+	Info    *lora.Info  `json:"info,omitempty"` // dnd.json, in adapters made by dnd
+}
+
+// layerNorm is the Frobenius norm of what an adapter adds to a layer's weights.
+type layerNorm struct {
+	Layer int     `json:"layer"`
+	Norm  float64 `json:"norm"`
+}
+
+func inspectAdapter(e *cli.Env, path string) error {
+	out := adapterReport{Kind: kindAdapter}
+	info, err := lora.ReadInfo(path)
+	switch {
+	case err == nil:
+		out.Info = info
+	case !errors.Is(err, fs.ErrNotExist):
+		return err
+	}
+	if info != nil && info.Format == lora.GGUF {
+		out.Model, out.Rank, out.Alpha = info.BaseModel, info.Rank, info.Alpha
+		return out.print(e)
+	}
+	a, err := lora.ReadPEFT(path)
+	if err != nil {
+		return err
+	}
+	out.Model, out.Rank, out.Alpha, out.Modules = a.Base.Model, a.Base.Rank, a.Base.Alpha, len(a.Base.Targets)
+	for _, p := range a.Pairs {
+		out.Values += int64(len(p.A) + len(p.B))
+	}
+	if out.Layers, err = norms(a); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	return out.print(e)
+}
+
+func norms(a *lora.Adapter) ([]layerNorm, error) {
+	_, layers, err := a.Norms()
+	if err != nil {
+		return nil, err
+	}
+	out := make([]layerNorm, len(layers))
+	for i, n := range layers {
+		out[i] = layerNorm{n.Layer, n.Value}
+	}
+	return out, nil
+}
+
+func (r *adapterReport) print(e *cli.Env) error {
+	return e.Result(r, func(w io.Writer) {
+		if r.Model != "" {
+			fmt.Fprintf(w, "base model  %s\n", r.Model)
+		}
+		fmt.Fprintf(w, "LoRA        rank %d, alpha %g\n", r.Rank, r.Alpha)
+		if r.Modules > 0 {
+			fmt.Fprintf(w, "modules     %d, with %d values\n", r.Modules, r.Values)
+		}
+		if r.Info != nil {
+			p := r.Info.Provenance
+			fmt.Fprintf(w, "made by     %s, generator %s, seed %d, draw %d, on %s\n", p.Tool, p.Generator, p.Seed, p.Draw, p.Backend)
+		}
+		printNorms(w, r.Layers)
+	})
+}
+
+func verify(flags *pflag.FlagSet) cli.Run {
+	return func(_ context.Context, e *cli.Env, args []string) error {
+		path := args[0]
+		kind, err := kindOf(path)
+		if err != nil {
+			return err
+		}
+		switch kind {
+		case kindSafetensors:
+			err = closing(safetensors.Open(path))
+		case kindGGUF:
+			err = closing(gguf.Open(path))
+		default:
+			err = verifyAdapter(path)
+		}
+		if err != nil {
+			return err
+		}
+		result := struct {
+			Path string `json:"path"`
+			Kind string `json:"kind"`
+			OK   bool   `json:"ok"`
+		}{path, kind, true}
+		return e.Result(result, func(w io.Writer) { fmt.Fprintf(w, "%s: %s, ok\n", path, kind) })
+	}
+}
+
+// verifyAdapter checks the checksums of an adapter that dnd made, and the names, shapes
+// and values of one that PEFT can load.
+func verifyAdapter(path string) error {
+	info, err := lora.Verify(path)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if info != nil && info.Format == lora.GGUF {
+		return closing(gguf.Open(filepath.Join(path, lora.GGUFName)))
+	}
+	a, err := lora.ReadPEFT(path)
+	if err != nil {
+		return err
+	}
+	if err := a.Check(); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	return nil
+}
+
+// closing closes what an Open function has checked.
+func closing(f io.Closer, err error) error {
+	if err != nil {
+		return err
+	}
+	return f.Close()
+}

@@ -1,0 +1,78 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/drag-and-drop-lora/dnd/cmd/internal/clitest"
+	"github.com/drag-and-drop-lora/dnd/internal/golden"
+)
+
+func TestMain(m *testing.M) { clitest.Main(m, main) }
+
+func TestUsage(t *testing.T) {
+	if r := clitest.OK(t, "help"); r.Stdout == "" || r.Stderr != "" {
+		t.Errorf("help: stdout %q, stderr %q", r.Stdout, r.Stderr)
+	}
+	if r := clitest.OK(t, "inspect", "--help"); r.Stdout == "" {
+		t.Error("inspect --help prints nothing")
+	}
+	if r := clitest.Run(t); r.Code != 2 || r.Stdout != "" {
+		t.Errorf("without arguments: exit code %d, stdout %q", r.Code, r.Stdout)
+	}
+	for _, args := range [][]string{
+		{"nonsense"},
+		{"inspect"},
+		{"inspect", "a", "b"},
+		{"inspect", "--nonsense", "a"},
+		{"verify"},
+	} {
+		clitest.Fails(t, 2, nil, args...)
+	}
+}
+
+func TestInspect(t *testing.T) {
+	var adapter adapterReport
+	dir := golden.Path("tokens", "mini_0.5B")
+	clitest.JSON(t, &adapter, "inspect", "--json", dir)
+	if adapter.Kind != kindAdapter || adapter.Rank != 8 || adapter.Modules != 14 || len(adapter.Layers) != 2 {
+		t.Errorf("inspect %s: %+v", dir, adapter)
+	}
+	var file tensorFile
+	clitest.JSON(t, &file, "inspect", "--json", filepath.Join(dir, "tokens_f32.safetensors"))
+	if len(file.Tensors) != 1 || file.Tensors[0].Name != "tokens" || file.Bytes != 358*100*4 {
+		t.Errorf("inspect tokens: %+v", file)
+	}
+	for _, path := range []string{dir, filepath.Join(dir, "tokens_f32.safetensors")} {
+		if r := clitest.OK(t, "inspect", path); r.Stdout == "" || r.Stderr != "" {
+			t.Errorf("inspect %s: stdout %q, stderr %q", path, r.Stdout, r.Stderr)
+		}
+		var ok struct{ OK bool }
+		if clitest.JSON(t, &ok, "verify", "--json", path); !ok.OK {
+			t.Errorf("verify %s: not ok", path)
+		}
+	}
+}
+
+func TestInspectBadFiles(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name, text string) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	for _, path := range []string{
+		filepath.Join(dir, "missing.safetensors"),
+		write("empty.safetensors", ""),
+		write("huge.safetensors", "\xff\xff\xff\xff\xff\xff\xff\x7f{}"),
+		write("short.gguf", "GGUF\x03\x00\x00\x00\xff\xff\xff\xff\xff\xff\xff\x7f"),
+		write("readme.txt", "hello"),
+		dir,
+	} {
+		clitest.Fails(t, 1, []string{path}, "inspect", path)
+		clitest.Fails(t, 1, []string{path}, "verify", path)
+	}
+}
