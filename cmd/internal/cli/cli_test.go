@@ -1,0 +1,140 @@
+package cli_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/spf13/pflag"
+
+	"github.com/drag-and-drop-lora/dnd/cmd/internal/cli"
+	"github.com/drag-and-drop-lora/dnd/cmd/internal/clitest"
+	"github.com/drag-and-drop-lora/dnd/graph/atomicfile"
+)
+
+func TestMain(m *testing.M) {
+	clitest.Main(m, func() { cli.Main("program", "A program.", commands) })
+}
+
+var commands = []cli.Command{
+	{Name: "greet", Short: "says hello", Setup: func(flags *pflag.FlagSet) cli.Run {
+		name := flags.String("name", "", "whom to greet")
+		tone := flags.String("tone", "warm", "warm or cold")
+		return func(_ context.Context, e *cli.Env, _ []string) error {
+			if err := cli.Required(flags, "name"); err != nil {
+				return err
+			}
+			if err := cli.OneOf("tone", *tone, "warm", "cold"); err != nil {
+				return err
+			}
+			e.Message("about to greet")
+			return e.Result(map[string]string{"hello": *name}, func(w io.Writer) { fmt.Fprintln(w, "hello", *name) })
+		}
+	}},
+	{Name: "fail", Args: "FILE", Short: "fails", Setup: func(*pflag.FlagSet) cli.Run {
+		return func(_ context.Context, e *cli.Env, args []string) error {
+			return fmt.Errorf("%s: %w", args[0], errors.New("first line\n  second line"))
+		}
+	}},
+	{Name: "hang", Args: "DIR", Short: "writes and does not look at its context", Setup: func(*pflag.FlagSet) cli.Run {
+		return func(_ context.Context, e *cli.Env, args []string) error {
+			return atomicfile.Dir(filepath.Join(args[0], "out"), false, func(tmp string) error {
+				if err := os.WriteFile(filepath.Join(tmp, "half"), []byte("x"), 0o644); err != nil {
+					return err
+				}
+				fmt.Fprintln(e.Stdout, "ready")
+				time.Sleep(time.Minute)
+				return nil
+			})
+		}
+	}},
+	{Name: "wait", Args: "DIR", Short: "waits for its context", Setup: func(*pflag.FlagSet) cli.Run {
+		return func(ctx context.Context, e *cli.Env, _ []string) error {
+			fmt.Fprintln(e.Stdout, "ready")
+			<-ctx.Done()
+			return fmt.Errorf("deep inside: %w", ctx.Err())
+		}
+	}},
+}
+
+func TestCall(t *testing.T) {
+	for _, c := range []struct {
+		args           []string
+		code           int
+		stdout, stderr string
+	}{
+		{[]string{"greet", "--name", "Ada"}, cli.Done, "hello Ada\n", "about to greet\n"},
+		{[]string{"greet", "--name", "Ada", "--quiet"}, cli.Done, "hello Ada\n", ""},
+		{[]string{"greet", "--name", "Ada", "--quiet", "--json"}, cli.Done, "{\n  \"hello\": \"Ada\"\n}\n", ""},
+		{[]string{"greet"}, cli.Usage, "", "program greet: --name is missing: whom to greet\n"},
+		{[]string{"greet", "--name", "Ada", "--tone", "hot"}, cli.Usage, "", "program greet: --tone \"hot\": expected warm, cold\n"},
+		{[]string{"greet", "Ada"}, cli.Usage, "", "program greet: unexpected argument \"Ada\"\n"},
+		{[]string{"greet", "--nope"}, cli.Usage, "", "program greet: unknown flag: --nope\n"},
+		{[]string{"fail"}, cli.Usage, "", "program fail: expected one argument, FILE\n"},
+		{[]string{"fail", "a.txt"}, cli.Failed, "", "program fail: a.txt: first line second line\n"},
+		{[]string{"nope"}, cli.Usage, "", "program: unknown command \"nope\": expected greet, fail, hang, wait\n"},
+	} {
+		var stdout, stderr bytes.Buffer
+		code := cli.Call(t.Context(), "program", "A program.", commands, c.args, &stdout, &stderr)
+		if code != c.code || stdout.String() != c.stdout || stderr.String() != c.stderr {
+			t.Errorf("%q: exit code %d, stdout %q, stderr %q", c.args, code, stdout.String(), stderr.String())
+		}
+	}
+}
+
+// Ctrl-C ends a command within a second, whether it looks at its context or not, and
+// leaves nothing half-written.
+func TestInterrupt(t *testing.T) {
+	for _, name := range []string{"wait", "hang"} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			cmd := clitest.Command(t, name, dir)
+			stdout, err := cmd.StdoutPipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			var stderr bytes.Buffer
+			cmd.Stderr = &stderr
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := stdout.Read(make([]byte, 10)); err != nil {
+				t.Fatal(err)
+			}
+			begin := time.Now()
+			cmd.Process.Signal(os.Interrupt)
+			cmd.Wait()
+			if d := time.Since(begin); d > time.Second {
+				t.Errorf("ended after %v", d)
+			}
+			if code := cmd.ProcessState.ExitCode(); code != cli.Failed || !strings.HasSuffix(stderr.String(), "interrupted\n") {
+				t.Errorf("exit code %d, stderr %q", code, stderr.String())
+			}
+			if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
+				t.Errorf("left behind: %v, %v", left, err)
+			}
+		})
+	}
+}
+
+func TestBarWithoutTerminal(t *testing.T) {
+	var out bytes.Buffer
+	bar := (&cli.Env{Stderr: &out}).Bar()
+	for i := range int64(1000) {
+		bar.Set("task", i, 1000, "")
+	}
+	bar.Done()
+	if out.Len() > 0 {
+		t.Errorf("a short task printed %q", out.String())
+	}
+	quiet := (&cli.Env{Stderr: &out, Quiet: true}).Bar()
+	quiet.Set("task", 1, 2, "")
+	quiet.Done()
+}
