@@ -1,0 +1,92 @@
+// conv: "same" convolution with stride 1, as an implicit matrix product.
+//
+//   out[b,o,p,q] = bias[o] + Σ_{c,i,j} w[o,c,i,j] · x[b,c,p+i-pad,q+j-pad]
+//
+// A linear layer is this with K = 1.
+//
+// Bindings and shapes
+//   x     vec4 [item][cin][rows][stride]  made by gather: every row carries its zeros on the
+//                                         left and at least K+7 values past the last tile's
+//                                         start; rows outside of the plane are not stored
+//   w     vec4 [tile of 8 outputs][cin][K][K][2]  made by repack
+//   bias  [o]                             with HasBias
+//   out   Partial = 0: any layout, by strides (out_item, out_o, out_p, out_q)
+//         Partial = 1: vec4 [slice][16][tile of outputs][tile], for reduce to finish
+//
+// Constants: K, HasBias, Gelu (erf form, on the result), Partial.
+//
+// Workgroup: WG invocations along x share one tile of outputs (y) and one slice of the
+// input channels (z), so they read neighbouring x and equal w.
+//
+// Tiling: an invocation holds 8 outputs x 8 positions along q in sixteen named vec4. A row
+// segment of 8+K-1 values is loaded once for K·64 multiplications, and every vec4 pair of w
+// serves 64. There is no shared memory, no barrier and no indexed array: those are slow on
+// software devices and keep values out of registers elsewhere; j is unrolled because one
+// of the two WGSL compilers does not unroll.
+{{.Params}}
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var<storage, read> x: array<vec4<f32>>;
+@group(0) @binding(2) var<storage, read> w: array<vec4<f32>>;
+{{- if .Partial}}
+@group(0) @binding(3) var<storage, read_write> part: array<vec4<f32>>;
+{{- else}}
+@group(0) @binding(3) var<storage, read_write> out: array<f32>;
+{{- if .HasBias}}
+@group(0) @binding(4) var<storage, read> bias: array<f32>;
+{{- end}}
+{{template "erf" .}}
+{{template "store" .}}
+{{- end}}
+
+@compute @workgroup_size({{.WG}})
+fn main(@builtin(global_invocation_id) g: vec3<u32>) {
+  if (g.x >= p.tiles) {
+    return;
+  }
+  let tile = g.x + p.tile0;
+  let qt = tile % p.nq;
+  let pb = tile / p.nq;
+  let row = pb % p.np;
+  let item = pb / p.np;
+  let c_first = g.z * p.slice + p.c_first;
+  let c_last = min(g.z * p.slice + p.c_last, p.cin);
+
+  // Taps outside of the plane are skipped: rows [0, rows) hold all that is inside.
+  let top = i32(row) + bitcast<i32>(p.top);
+  let i_first = max(0, -top);
+  let i_last = min({{.K}}, i32(p.rows) - top);
+
+  {{range $q := seq 8}}{{range $h := seq 2}}var a{{$q}}{{$h}} = vec4<f32>();
+  {{end}}{{end}}
+  let x_first = item * p.x_item + p.q0 + qt * 2u;
+  let w_first = (g.y + p.o_tile0) * p.cin * {{mul .K .K 2}}u;
+  for (var c = c_first; c < c_last; c++) {
+    for (var i = i_first; i < i_last; i++) {
+      let xi = x_first + (c * p.rows + u32(top + i)) * p.stride;
+      let wi = w_first + (c * {{.K}}u + u32(i)) * {{mul .K 2}}u;
+      {{range $v := seq (vecs .K)}}let x{{$v}} = x[xi + {{$v}}u];
+      {{end -}}
+      {{range $j := seq .K}}
+      let w{{$j}}a = w[wi + {{mul $j 2}}u];
+      let w{{$j}}b = w[wi + {{add (mul $j 2) 1}}u];
+      {{- range $q := seq 8}}
+      a{{$q}}0 += w{{$j}}a * x{{lane (add $j $q)}};
+      a{{$q}}1 += w{{$j}}b * x{{lane (add $j $q)}};
+      {{- end}}
+      {{- end}}
+    }
+  }
+{{if .Partial}}
+  let at = (g.z * 16u * p.o_tiles + g.y) * p.tiles + g.x;
+  let step = p.o_tiles * p.tiles;
+  if (p.again != 0u) {
+    {{range $q := seq 8}}{{range $h := seq 2}}a{{$q}}{{$h}} += part[at + {{add (mul $q 2) $h}}u * step];
+    {{end}}{{end}}
+  }
+  {{range $q := seq 8}}{{range $h := seq 2}}part[at + {{add (mul $q 2) $h}}u * step] = a{{$q}}{{$h}};
+  {{end}}{{end}}
+{{- else}}
+  {{range $q := seq 8}}{{range $h := seq 2}}store(item, g.y * 8u + {{mul $h 4}}u, row, qt * 8u + {{$q}}u, a{{$q}}{{$h}});
+  {{end}}{{end}}
+{{- end}}
+}

@@ -1,0 +1,248 @@
+// Package wgsl holds the compute kernels: one .wgsl file each, and the table of their
+// bindings, constants and parameters.
+//
+// Render turns a file into the text of one pipeline. Only what changes the code is a
+// constant (kernel size, storage type, head width, which operands there are); shapes,
+// strides and ranges are parameters in a uniform block, so that one pipeline serves many
+// layers. The texts keep to what both naga and Tint compile: no overrides, no f16 type,
+// no subgroups. The package knows nothing of Programs; package graph does that.
+package wgsl
+
+import (
+	"bytes"
+	"embed"
+	"fmt"
+	"slices"
+	"strings"
+	"text/template"
+)
+
+//go:embed *.wgsl
+var files embed.FS
+
+// Entry is the entry point of every kernel.
+const Entry = "main"
+
+// Binding types of WebGPU, in Kernel.Bindings.
+const (
+	Uniform   = "uniform"
+	Read      = "read"
+	ReadWrite = "read_write"
+)
+
+// Const is one constant of a kernel. Flags are 0 or 1.
+type Const struct {
+	Name  string
+	Value int
+}
+
+// Kernel is one rendered kernel.
+type Kernel struct {
+	// Label is the kernel's name and its constants: equal labels, equal texts.
+	Label string
+	WGSL  string
+	// Bindings are the types of bindings 0, 1, … in group 0. Binding 0 is the block of
+	// parameters.
+	Bindings []string
+	// Params names the words of the block in order. All are u32: negative numbers wrap,
+	// floats are given by their bits.
+	Params []string
+	// Workgroup is the number of invocations along x; there is one along y and z.
+	Workgroup int
+	// WorkgroupBytes is the shared memory that a workgroup uses.
+	WorkgroupBytes int
+}
+
+type entry struct {
+	name      string
+	consts    []constRange
+	bindings  []string // after the uniform block
+	optional  map[string]string
+	params    string
+	workgroup int
+	shared    int
+}
+
+type constRange struct {
+	name     string
+	min, max int
+}
+
+// MaxKernelSize bounds K, which conv unrolls.
+const MaxKernelSize = 63
+
+// MaxHeadWidth bounds D, which attention unrolls.
+const MaxHeadWidth = 128
+
+var flag = func(name string) constRange { return constRange{name, 0, 1} }
+
+const tilingParams = "tiles tile0 nq np "
+const storeParams = "out_base out_item out_o out_p out_q o_end q_end bias0"
+
+var table = []entry{
+	{
+		name:     "conv",
+		consts:   []constRange{{"K", 1, MaxKernelSize}, flag("HasBias"), flag("Gelu"), flag("Partial")},
+		bindings: []string{Read, Read, ReadWrite},
+		optional: map[string]string{"HasBias": Read},
+		params: tilingParams + "x_item q0 cin rows stride top slice c_first c_last o_tile0 o_tiles again " +
+			storeParams,
+		workgroup: 32,
+	},
+	{
+		name:      "reduce",
+		consts:    []constRange{flag("HasBias"), flag("Gelu")},
+		bindings:  []string{Read, ReadWrite},
+		optional:  map[string]string{"HasBias": Read},
+		params:    tilingParams + "o_tiles slices " + storeParams,
+		workgroup: 64,
+	},
+	{
+		name:      "gather",
+		bindings:  []string{Read, ReadWrite},
+		params:    "count width c_fast cn pn qn src_base src_item src_c src_p src_q q_count left dst_base dst_item dst_c dst_p",
+		workgroup: 64,
+	},
+	{
+		name:      "repack",
+		consts:    []constRange{flag("Half")},
+		bindings:  []string{Read, ReadWrite},
+		params:    "count width taps outputs",
+		workgroup: 64,
+	},
+	{
+		name:      "layernorm",
+		bindings:  []string{Read, Read, Read, ReadWrite},
+		params:    "rows width len eps x_base y_base",
+		workgroup: 256,
+		shared:    256 * 8,
+	},
+	{
+		name:      "columnnorm",
+		consts:    []constRange{flag("HasResidual")},
+		bindings:  []string{Read, Read, Read, ReadWrite},
+		optional:  map[string]string{"HasResidual": Read},
+		params:    "tokens period length channels stride eps y_base y_chunk y_l y_c",
+		workgroup: 32,
+	},
+	{
+		name:      "combine",
+		bindings:  []string{Read, Read, Read, ReadWrite},
+		params:    "count width plane a_base b_base z_base",
+		workgroup: 64,
+	},
+	{
+		name:      "add",
+		bindings:  []string{Read, Read, ReadWrite},
+		params:    "count width x_base y_base z_base",
+		workgroup: 64,
+	},
+	{
+		name:      "affine",
+		bindings:  []string{Read, Read, Read, ReadWrite},
+		params:    "count width plane t0 y_base z_base",
+		workgroup: 64,
+	},
+	{
+		name:      "embed",
+		consts:    []constRange{flag("Half")},
+		bindings:  []string{Read, Read, Read, Read, ReadWrite},
+		params:    "tokens period length ids_base vocabulary first rows channels stride",
+		workgroup: 64,
+	},
+	{
+		name:      "attention",
+		consts:    []constRange{{"D", 1, MaxHeadWidth}, {"Q", 1, 2}},
+		bindings:  []string{Read, Read, Read, Read, ReadWrite},
+		params:    "period length stride mask_base chunk0 factor",
+		workgroup: 32,
+	},
+	{
+		name:      "maskpads",
+		bindings:  []string{Read, ReadWrite},
+		params:    "count width channels mask_base x_base",
+		workgroup: 64,
+	},
+}
+
+// Names lists the kernels.
+func Names() []string {
+	names := make([]string, len(table))
+	for i, e := range table {
+		names[i] = e.name
+	}
+	return names
+}
+
+// Render makes the text of a kernel. consts are the kernel's constants, all of them, in
+// the order of the table; an error names what is missing, unknown or out of range.
+func Render(name string, consts ...Const) (Kernel, error) {
+	i := slices.IndexFunc(table, func(e entry) bool { return e.name == name })
+	if i < 0 {
+		return Kernel{}, fmt.Errorf("wgsl: no kernel %q", name)
+	}
+	e := &table[i]
+	k := Kernel{
+		Label:          name,
+		Bindings:       append([]string{Uniform}, e.bindings...),
+		Params:         strings.Fields(e.params),
+		Workgroup:      e.workgroup,
+		WorkgroupBytes: e.shared,
+	}
+	if len(consts) != len(e.consts) {
+		return Kernel{}, fmt.Errorf("wgsl: kernel %s: %d constants, expected %d", name, len(consts), len(e.consts))
+	}
+	data := map[string]any{"WG": e.workgroup, "Params": paramsBlock(k.Params)}
+	for i, want := range e.consts {
+		c := consts[i]
+		if c.Name != want.name || c.Value < want.min || c.Value > want.max {
+			return Kernel{}, fmt.Errorf("wgsl: kernel %s: constant %s=%d, expected %s in %d..%d",
+				name, c.Name, c.Value, want.name, want.min, want.max)
+		}
+		data[c.Name] = c.Value
+		k.Label += fmt.Sprintf(" %s=%d", c.Name, c.Value)
+		if t := e.optional[c.Name]; t != "" && c.Value == 1 {
+			k.Bindings = append(k.Bindings, t)
+		}
+	}
+	var text bytes.Buffer
+	if err := templates.ExecuteTemplate(&text, name+".wgsl", data); err != nil {
+		return Kernel{}, fmt.Errorf("wgsl: kernel %s: %w", name, err)
+	}
+	k.WGSL = text.String()
+	return k, nil
+}
+
+// paramsBlock declares the uniform block: made from the table, so that the two agree.
+func paramsBlock(names []string) string {
+	var b strings.Builder
+	b.WriteString("struct Params {\n")
+	for _, n := range names {
+		fmt.Fprintf(&b, "  %s: u32,\n", n)
+	}
+	b.WriteString("}\n")
+	return b.String()
+}
+
+var templates = template.Must(template.New("").Option("missingkey=error").Funcs(template.FuncMap{
+	"add": func(a, b int) int { return a + b },
+	"div": func(a, b int) int { return a / b },
+	"mul": func(a int, more ...int) int {
+		for _, b := range more {
+			a *= b
+		}
+		return a
+	},
+	"seq": func(n int) []int {
+		s := make([]int, n)
+		for i := range s {
+			s[i] = i
+		}
+		return s
+	},
+	"lanes": func() []string { return []string{"x", "y", "z", "w"} },
+	// vecs is how many vec4 hold a row segment for 8 positions and k taps.
+	"vecs": func(k int) int { return (8 + k - 1 + 3) / 4 },
+	// lane is the i-th value of the segment x0, x1, …
+	"lane": func(i int) string { return fmt.Sprintf("%d.%c", i/4, "xyzw"[i%4]) },
+}).ParseFS(files, "*.wgsl"))

@@ -1,0 +1,111 @@
+package wgsl_test
+
+import (
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/drag-and-drop-lora/dnd/wgsl"
+)
+
+// variants are constants for every kernel, each flag both ways.
+func variants() map[string][][]wgsl.Const {
+	c := func(pairs ...any) []wgsl.Const {
+		var out []wgsl.Const
+		for i := 0; i < len(pairs); i += 2 {
+			out = append(out, wgsl.Const{Name: pairs[i].(string), Value: pairs[i+1].(int)})
+		}
+		return out
+	}
+	v := map[string][][]wgsl.Const{}
+	for _, name := range wgsl.Names() {
+		v[name] = [][]wgsl.Const{nil}
+	}
+	v["conv"] = nil
+	for _, k := range []int{1, 2, 3, 9, 11, wgsl.MaxKernelSize} {
+		v["conv"] = append(v["conv"],
+			c("K", k, "HasBias", 0, "Gelu", 0, "Partial", 0),
+			c("K", k, "HasBias", 1, "Gelu", 0, "Partial", 0),
+			c("K", k, "HasBias", 1, "Gelu", 1, "Partial", 0),
+			c("K", k, "HasBias", 0, "Gelu", 0, "Partial", 1))
+	}
+	v["reduce"] = [][]wgsl.Const{c("HasBias", 0, "Gelu", 0), c("HasBias", 1, "Gelu", 1)}
+	v["repack"] = [][]wgsl.Const{c("Half", 0), c("Half", 1)}
+	v["embed"] = v["repack"]
+	v["columnnorm"] = [][]wgsl.Const{c("HasResidual", 0), c("HasResidual", 1)}
+	v["attention"] = [][]wgsl.Const{c("D", 32, "Q", 2), c("D", 64, "Q", 1), c("D", wgsl.MaxHeadWidth, "Q", 1)}
+	return v
+}
+
+var binding = regexp.MustCompile(`@binding\((\d)\) var<(uniform|storage, read|storage, read_write)>`)
+
+// The table and the texts agree on bindings, and no text is left with template syntax or
+// with WGSL that one of the two compilers lacks.
+func TestRender(t *testing.T) {
+	labels := map[string]bool{}
+	for name, list := range variants() {
+		for _, consts := range list {
+			k, err := wgsl.Render(name, consts...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if labels[k.Label] {
+				t.Errorf("two kernels are labelled %q", k.Label)
+			}
+			labels[k.Label] = true
+			found := binding.FindAllStringSubmatch(k.WGSL, -1)
+			if len(found) != len(k.Bindings) {
+				t.Errorf("%s: %d bindings in the text, %d in the table", k.Label, len(found), len(k.Bindings))
+				continue
+			}
+			for i, m := range found {
+				typ := strings.ReplaceAll(strings.TrimPrefix(m[2], "storage, "), " ", "")
+				if m[1] != string(rune('0'+i)) || typ != k.Bindings[i] {
+					t.Errorf("%s: binding %s is %s, the table says %s", k.Label, m[1], typ, k.Bindings[i])
+				}
+			}
+			for _, word := range []string{"{{", "<no value>", "override", "f16>", "subgroup"} {
+				if strings.Contains(k.WGSL, word) {
+					t.Errorf("%s: text contains %q", k.Label, word)
+				}
+			}
+			for _, p := range k.Params {
+				if !strings.Contains(k.WGSL, "p."+p) && !unused(k.Label, p) {
+					t.Errorf("%s: parameter %s is unused", k.Label, p)
+				}
+			}
+		}
+	}
+}
+
+// unused says which parameters only some variants of a kernel read.
+func unused(label, param string) bool {
+	switch {
+	case param == "bias0":
+		return !strings.Contains(label, "HasBias=1")
+	case strings.Contains(label, "Partial=1"):
+		return strings.HasPrefix(param, "out_") || param == "o_end" || param == "q_end"
+	case strings.HasPrefix(label, "conv"):
+		return param == "again" || param == "o_tiles"
+	}
+	return false
+}
+
+func TestRenderRefuses(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		consts []wgsl.Const
+		want   string
+	}{
+		{"nonesuch", nil, `no kernel "nonesuch"`},
+		{"repack", nil, "0 constants, expected 1"},
+		{"repack", []wgsl.Const{{Name: "Half", Value: 2}}, "Half in 0..1"},
+		{"repack", []wgsl.Const{{Name: "half", Value: 1}}, "expected Half"},
+		{"conv", []wgsl.Const{{Name: "K", Value: 64}, {Name: "HasBias"}, {Name: "Gelu"}, {Name: "Partial"}}, "K in 1..63"},
+	} {
+		_, err := wgsl.Render(c.name, c.consts...)
+		if err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("Render(%s, %v): %v, want %q", c.name, c.consts, err, c.want)
+		}
+	}
+}
