@@ -1,0 +1,262 @@
+// Package gpu runs a graph.Program on a native WebGPU device through
+// cogentcore/webgpu (Vulkan, Metal or DX12). It is the only package that imports the
+// binding. It knows no model: it creates buffers, streams weights into them, runs
+// dispatches in order and reads results back. Programs come from package generator;
+// what is read back goes to package lora.
+package gpu
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"sync"
+
+	"github.com/cogentcore/webgpu/wgpu"
+
+	"github.com/drag-and-drop-lora/dnd/graph"
+)
+
+// Info describes an adapter.
+type Info struct {
+	Index   int          `json:"index"`
+	Name    string       `json:"name"`
+	Backend string       `json:"backend"` // vulkan, metal or d3d12
+	Type    string       `json:"type"`    // discrete, integrated, virtual, software or unknown
+	Driver  string       `json:"driver"`
+	Limits  graph.Limits `json:"limits"`
+}
+
+// Software says whether the device is the processor itself: right, but slow.
+func (i Info) Software() bool { return i.Type == typeSoftware }
+
+const (
+	typeDiscrete   = "discrete"
+	typeIntegrated = "integrated"
+	typeVirtual    = "virtual"
+	typeSoftware   = "software"
+	typeUnknown    = "unknown"
+)
+
+// rank orders device types from best to worst.
+var rank = map[string]int{typeDiscrete: 0, typeIntegrated: 1, typeVirtual: 2, typeUnknown: 3, typeSoftware: 4}
+
+// ErrNoDevice says that the machine offers no WebGPU adapter.
+var ErrNoDevice = errors.New("gpu: no Vulkan, Metal or DX12 device found: install a graphics driver " +
+	"(Debian: libvulkan1 and mesa-vulkan-drivers, which has a software device too), or use --backend pjrt or cpu")
+
+// Options choose and bound a device.
+type Options struct {
+	// Device is an index from List, or -1 for the best: discrete before integrated before
+	// virtual before software.
+	Device int
+	// MemoryBudget bounds the GPU memory that a run may hold at a time, in bytes. 0 is no
+	// bound but the device's.
+	MemoryBudget int64
+}
+
+// List describes the machine's adapters, in the order of their indexes.
+func List() ([]Info, error) {
+	instance := newInstance()
+	defer instance.Release()
+	adapters := enumerate(instance)
+	infos := make([]Info, len(adapters))
+	for i, a := range adapters {
+		infos[i] = describe(i, a)
+		a.Release()
+	}
+	if len(infos) == 0 {
+		return nil, ErrNoDevice
+	}
+	return infos, nil
+}
+
+func enumerate(instance *wgpu.Instance) []*wgpu.Adapter {
+	return instance.EnumerateAdapters(&wgpu.InstanceEnumerateAdapterOptons{Backends: backends})
+}
+
+func describe(index int, a *wgpu.Adapter) Info {
+	info := a.GetInfo()
+	limits := a.GetLimits().Limits
+	types := map[wgpu.AdapterType]string{
+		wgpu.AdapterTypeDiscreteGPU:   typeDiscrete,
+		wgpu.AdapterTypeIntegratedGPU: typeIntegrated,
+		wgpu.AdapterTypeCPU:           typeSoftware,
+	}
+	kind, ok := types[info.AdapterType]
+	if !ok {
+		kind = typeUnknown
+	}
+	return Info{
+		Index: index, Name: info.Name, Backend: info.BackendType.String(), Type: kind, Driver: info.DriverDescription,
+		Limits: graph.Limits{
+			MaxBufferSize:                     clamp(limits.MaxBufferSize),
+			MaxStorageBufferBindingSize:       clamp(limits.MaxStorageBufferBindingSize),
+			MaxStorageBuffersPerShaderStage:   int(limits.MaxStorageBuffersPerShaderStage),
+			MaxComputeWorkgroupsPerDimension:  int(limits.MaxComputeWorkgroupsPerDimension),
+			MaxComputeInvocationsPerWorkgroup: int(limits.MaxComputeInvocationsPerWorkgroup),
+			MaxComputeWorkgroupStorageSize:    int(limits.MaxComputeWorkgroupStorageSize),
+		},
+	}
+}
+
+func clamp(v uint64) int64 { return int64(min(v, 1<<62)) }
+
+// Device is an open adapter. It implements graph.Executor; its methods are safe for
+// concurrent use and run one Program at a time.
+type Device struct {
+	info    Info
+	options Options
+
+	mu        sync.Mutex // guards all below
+	instance  *wgpu.Instance
+	adapter   *wgpu.Adapter
+	device    *wgpu.Device // nil until the first Program, and after a loss
+	queue     *wgpu.Queue
+	granted   graph.Limits
+	pipelines map[string]*pipeline
+}
+
+var _ graph.Executor = (*Device)(nil)
+
+// Open chooses an adapter. The device itself is created with the first Program, since
+// only that says which limits must be raised.
+func Open(o Options) (*Device, error) {
+	instance := newInstance()
+	adapters := enumerate(instance)
+	best := -1
+	infos := make([]Info, len(adapters))
+	for i, a := range adapters {
+		infos[i] = describe(i, a)
+		if best < 0 || rank[infos[i].Type] < rank[infos[best].Type] {
+			best = i
+		}
+	}
+	if o.Device >= 0 {
+		best = o.Device
+	}
+	for i, a := range adapters {
+		if i != best {
+			a.Release()
+		}
+	}
+	switch {
+	case len(adapters) == 0:
+		instance.Release()
+		return nil, ErrNoDevice
+	case best >= len(adapters):
+		instance.Release()
+		return nil, fmt.Errorf("gpu: there is no device %d: the machine has devices 0 to %d", best, len(adapters)-1)
+	}
+	d := &Device{info: infos[best], options: o, instance: instance, adapter: adapters[best]}
+	runtime.SetFinalizer(d, func(d *Device) { d.Close() })
+	return d, nil
+}
+
+// Info describes the device.
+func (d *Device) Info() Info { return d.info }
+
+// Limits are the most that a Program for this device may require.
+func (d *Device) Limits() graph.Limits { return d.info.Limits }
+
+// Close releases the device. Close of a closed device does nothing.
+func (d *Device) Close() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.adapter == nil {
+		return nil
+	}
+	d.drop()
+	d.adapter.Release()
+	d.instance.Release()
+	d.adapter, d.instance = nil, nil
+	runtime.SetFinalizer(d, nil)
+	return nil
+}
+
+// drop gives the device and its pipelines back; the next Program opens a new one.
+func (d *Device) drop() {
+	for _, p := range d.pipelines {
+		p.release()
+	}
+	d.pipelines = nil
+	if d.queue != nil {
+		d.queue.Release()
+		d.queue = nil
+	}
+	if d.device != nil {
+		d.device.Release()
+		d.device = nil
+	}
+}
+
+// ensure has a device whose limits cover need.
+func (d *Device) ensure(need graph.Limits) error {
+	if d.adapter == nil {
+		return errors.New("gpu: the device is closed")
+	}
+	type limit struct {
+		name             string
+		need, have, open int64
+		base             int64
+	}
+	base := graph.DefaultLimits()
+	list := func(l graph.Limits) [6]int64 {
+		return [6]int64{l.MaxBufferSize, l.MaxStorageBufferBindingSize, int64(l.MaxStorageBuffersPerShaderStage),
+			int64(l.MaxComputeWorkgroupsPerDimension), int64(l.MaxComputeInvocationsPerWorkgroup), int64(l.MaxComputeWorkgroupStorageSize)}
+	}
+	names := [6]string{"maxBufferSize", "maxStorageBufferBindingSize", "maxStorageBuffersPerShaderStage",
+		"maxComputeWorkgroupsPerDimension", "maxComputeInvocationsPerWorkgroup", "maxComputeWorkgroupStorageSize"}
+	needs, haves, opens, bases := list(need), list(d.info.Limits), list(d.granted), list(base)
+	enough := d.device != nil
+	var ask [6]int64
+	for i := range names {
+		l := limit{names[i], needs[i], haves[i], opens[i], bases[i]}
+		if l.need > l.have {
+			return fmt.Errorf("gpu: the Program needs %s %d, but %s has %d: use another device, or --backend pjrt or cpu",
+				l.name, l.need, d.info.Name, l.have)
+		}
+		enough = enough && l.need <= l.open
+		ask[i] = max(l.need, min(l.base, l.have), l.open)
+	}
+	if enough {
+		return nil
+	}
+	d.drop()
+	limits := wgpu.DefaultLimits()
+	limits.MaxBufferSize = uint64(ask[0])
+	limits.MaxStorageBufferBindingSize = uint64(ask[1])
+	limits.MaxStorageBuffersPerShaderStage = uint32(ask[2])
+	limits.MaxComputeWorkgroupsPerDimension = uint32(ask[3])
+	limits.MaxComputeInvocationsPerWorkgroup = uint32(ask[4])
+	limits.MaxComputeWorkgroupStorageSize = uint32(ask[5])
+	device, err := d.adapter.RequestDevice(&wgpu.DeviceDescriptor{Label: "dnd", RequiredLimits: &wgpu.RequiredLimits{Limits: limits}})
+	if err != nil {
+		return fmt.Errorf("gpu: open %s: %w", d.info.Name, err)
+	}
+	d.device, d.queue, d.pipelines = device, device.GetQueue(), map[string]*pipeline{}
+	d.granted = graph.Limits{MaxBufferSize: ask[0], MaxStorageBufferBindingSize: ask[1], MaxStorageBuffersPerShaderStage: int(ask[2]),
+		MaxComputeWorkgroupsPerDimension: int(ask[3]), MaxComputeInvocationsPerWorkgroup: int(ask[4]), MaxComputeWorkgroupStorageSize: int(ask[5])}
+	return nil
+}
+
+// Run executes p once (graph.Executor). A device that was lost in an earlier run is
+// opened anew.
+func (d *Device) Run(ctx context.Context, p *graph.Program, w graph.Weights, in []graph.Input, report func(graph.Progress)) (*graph.Result, error) {
+	if err := p.Validate(); err != nil {
+		return nil, err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if err := d.ensure(p.Requires); err != nil {
+		return nil, err
+	}
+	r := &run{d: d, ctx: ctx, p: p, weights: w, inputs: in, report: report}
+	result, err := r.execute()
+	r.release()
+	var lost *DeviceLostError
+	if errors.As(err, &lost) {
+		d.drop()
+	}
+	return result, err
+}
