@@ -5,6 +5,7 @@ import "github.com/drag-and-drop-lora/dnd/cmd/internal/cli"
 
 func main() {
 	cli.Main("dndgen", "dndgen turns prompts into a LoRA adapter that is ready to load.", []cli.Command{
+		{Name: "devices", Short: "the WebGPU devices of this machine", Setup: devices},
 		{Name: "inspect", Args: "PATH", Short: "what an adapter, a safetensors or a GGUF file holds", Setup: inspect},
 		{Name: "verify", Args: "PATH", Short: "check a file or folder, checksums included", Setup: verify},
 	})

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/drag-and-drop-lora/dnd/cmd/internal/clitest"
+	"github.com/drag-and-drop-lora/dnd/gpu"
 	"github.com/drag-and-drop-lora/dnd/internal/golden"
 )
 
@@ -29,6 +30,17 @@ func TestUsage(t *testing.T) {
 		{"verify"},
 	} {
 		clitest.Fails(t, 2, nil, args...)
+	}
+}
+
+func TestDevices(t *testing.T) {
+	var list struct{ Devices []gpu.Info }
+	clitest.JSON(t, &list, "devices", "--json")
+	if len(list.Devices) == 0 || list.Devices[0].Name == "" {
+		t.Errorf("devices: %+v, want one at least", list)
+	}
+	if r := clitest.OK(t, "devices", "--quiet"); r.Stdout == "" {
+		t.Error("devices prints nothing")
 	}
 }
 

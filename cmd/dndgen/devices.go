@@ -1,0 +1,35 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/spf13/pflag"
+
+	"github.com/drag-and-drop-lora/dnd/cmd/internal/cli"
+	"github.com/drag-and-drop-lora/dnd/gpu"
+)
+
+func devices(*pflag.FlagSet) cli.Run {
+	return func(_ context.Context, e *cli.Env, _ []string) error {
+		list, err := gpu.List()
+		if errors.Is(err, gpu.ErrNoDevice) {
+			e.Message("%v", err)
+			list = []gpu.Info{}
+		} else if err != nil {
+			return err
+		}
+		result := struct {
+			Devices []gpu.Info `json:"devices"`
+		}{list}
+		return e.Result(result, func(w io.Writer) {
+			for _, d := range list {
+				fmt.Fprintf(w, "%d  %s (%s, %s)  %s\n", d.Index, d.Name, d.Backend, d.Type, d.Driver)
+				fmt.Fprintf(w, "   buffers up to %s, bindings up to %s, %s of workgroup memory\n", size(d.Limits.MaxBufferSize),
+					size(d.Limits.MaxStorageBufferBindingSize), size(int64(d.Limits.MaxComputeWorkgroupStorageSize)))
+			}
+		})
+	}
+}
