@@ -27,6 +27,21 @@ type Result struct {
 	PeakBytes int64
 }
 
+// Output joins the pieces of a result. ok says whether there is one of that name.
+func (r *Result) Output(name string) (data []byte, ok bool) {
+	for _, o := range r.Outputs {
+		if o.Name != name {
+			continue
+		}
+		if !ok {
+			data, ok = o.Data[:len(o.Data):len(o.Data)], true
+		} else {
+			data = append(data, o.Data...)
+		}
+	}
+	return data, ok
+}
+
 // StageTime is how long a stage took.
 type StageTime struct {
 	Stage    string

@@ -123,7 +123,8 @@ type Dispatch struct {
 	Cost int64 `json:"cost"`
 }
 
-// Read is a result: a buffer's range, handed back under a name.
+// Read is a result: a buffer's range after the last dispatch, handed back under a name.
+// A result larger than a buffer is several Reads of one name that follow each other.
 type Read struct {
 	Name   string `json:"name"`
 	Buffer int    `json:"buffer"`

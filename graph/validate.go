@@ -239,8 +239,8 @@ func (p *Program) validateReads() error {
 	var total int64
 	for i := range p.Reads {
 		r := &p.Reads[i]
-		if r.Name == "" || len(r.Name) > maxLabel || names[r.Name] {
-			return fmt.Errorf("program: read %d: name %.64q is empty, too long or taken", i, r.Name)
+		if again := i > 0 && p.Reads[i-1].Name == r.Name; r.Name == "" || len(r.Name) > maxLabel || names[r.Name] && !again {
+			return fmt.Errorf("program: read %d: name %.64q is empty, too long or taken by an earlier result", i, r.Name)
 		}
 		names[r.Name] = true
 		if r.Buffer < 0 || r.Buffer >= len(p.Buffers) || p.Buffers[r.Buffer].Uniform {

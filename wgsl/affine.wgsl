@@ -5,7 +5,7 @@
 // Bindings and shapes
 //   y, z     [count/plane][plane], from y_base and z_base on; the first token is number t0
 //   scale    all tokens' scales
-//   offset   [count/plane][plane], from the first token on
+//   offset   [tokens][plane], the value of the first token at offset_base
 //
 // Constants: none.
 //
@@ -23,5 +23,5 @@ fn main(@builtin(global_invocation_id) g: vec3<u32>) {
   if (i >= p.count) {
     return;
   }
-  z[p.z_base + i] = y[p.y_base + i] * scale[p.t0 + i / p.plane] + offset[i];
+  z[p.z_base + i] = y[p.y_base + i] * scale[p.t0 + i / p.plane] + offset[p.offset_base + i];
 }

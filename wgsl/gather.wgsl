@@ -16,11 +16,12 @@
 @group(0) @binding(1) var<storage, read> src: array<f32>;
 @group(0) @binding(2) var<storage, read_write> dst: array<vec4<f32>>;
 
-fn value(at: u32, q: u32) -> f32 {
+// value is src's value q, or what the row holds already, when others write it (merge).
+fn value(at: u32, q: u32, old: f32) -> f32 {
   if (q < p.q_count) {
     return src[at + q * p.src_q];
   }
-  return 0.0;
+  return old;
 }
 
 @compute @workgroup_size({{.WG}})
@@ -46,6 +47,10 @@ fn main(@builtin(global_invocation_id) g: vec3<u32>) {
   let at = p.src_base + item * p.src_item + c * p.src_c + row * p.src_p;
   // Left of the first value q wraps around to a large number, so one comparison does.
   let q = v * 4u - p.left;
-  dst[p.dst_base + item * p.dst_item + c * p.dst_c + row * p.dst_p + v] =
-    vec4<f32>(value(at, q), value(at, q + 1u), value(at, q + 2u), value(at, q + 3u));
+  let to = p.dst_base + item * p.dst_item + c * p.dst_c + row * p.dst_p + v;
+  var old = vec4<f32>();
+  if (p.merge != 0u) {
+    old = dst[to];
+  }
+  dst[to] = vec4<f32>(value(at, q, old.x), value(at, q + 1u, old.y), value(at, q + 2u, old.z), value(at, q + 3u, old.w));
 }

@@ -100,7 +100,7 @@ var table = []entry{
 	{
 		name:      "gather",
 		bindings:  []string{Read, ReadWrite},
-		params:    "count width c_fast cn pn qn src_base src_item src_c src_p src_q q_count left dst_base dst_item dst_c dst_p",
+		params:    "count width c_fast cn pn qn src_base src_item src_c src_p src_q q_count left merge dst_base dst_item dst_c dst_p",
 		workgroup: 64,
 	},
 	{
@@ -140,7 +140,7 @@ var table = []entry{
 	{
 		name:      "affine",
 		bindings:  []string{Read, Read, Read, ReadWrite},
-		params:    "count width plane t0 y_base z_base",
+		params:    "count width plane t0 offset_base y_base z_base",
 		workgroup: 64,
 	},
 	{
