@@ -1,0 +1,3 @@
+package conformance
+
+func encoderCases() ([]Case, error) { return nil, nil }

@@ -1,0 +1,197 @@
+package conformance
+
+import (
+	"fmt"
+	"math"
+	"math/rand/v2"
+
+	"github.com/drag-and-drop-lora/dnd/graph"
+	"github.com/drag-and-drop-lora/dnd/graph/safetensors"
+)
+
+// uniform is n values in -1..1, the same for one seed everywhere.
+func uniform(seed uint64, n int) []float32 {
+	r := rand.New(rand.NewPCG(seed, 0))
+	values := make([]float32, n)
+	for i := range values {
+		values[i] = 2*r.Float32() - 1
+	}
+	return values
+}
+
+func scaled(values []float32, f float32) []float32 {
+	for i := range values {
+		values[i] *= f
+	}
+	return values
+}
+
+// rounded is what is left of the values in a storage type.
+func rounded(values []float32, dtype string) []float32 {
+	out := make([]float32, len(values))
+	for i, v := range values {
+		out[i] = v
+		if dtype == "F16" {
+			out[i] = safetensors.HalfToFloat(safetensors.FloatToHalf(v))
+		}
+	}
+	return out
+}
+
+func gelu(v float64) float64 { return 0.5 * v * (1 + math.Erf(v/math.Sqrt2)) }
+
+// convCase is a convolution at one size and under one set of limits.
+type convCase struct {
+	shape     [4]int
+	axis      graph.Axis
+	out, k    int
+	dtype     string
+	bias      bool
+	gelu      bool
+	binding   int64 // 0: the default limits
+	cost      int64 // 0: the default
+	tolerance float64
+}
+
+func (c convCase) name() string {
+	name := fmt.Sprintf("conv/%v axis%d out%d k%d %s", c.shape, c.axis, c.out, c.k, c.dtype)
+	for _, f := range []struct {
+		on   bool
+		name string
+	}{{c.bias, " bias"}, {c.gelu, " gelu"}, {c.binding > 0, fmt.Sprintf(" binding%d", c.binding)}, {c.cost > 0, fmt.Sprintf(" cost%d", c.cost)}} {
+		if f.on {
+			name += f.name
+		}
+	}
+	return name
+}
+
+var convCases = []convCase{
+	// Every axis, sizes that divide nothing, kernels wider than the axes.
+	{shape: [4]int{2, 3, 5, 7}, axis: graph.AxisN, out: 5, k: 3, dtype: "F32", bias: true},
+	{shape: [4]int{2, 3, 5, 7}, axis: graph.AxisH, out: 9, k: 3, dtype: "F32"},
+	{shape: [4]int{2, 3, 5, 7}, axis: graph.AxisW, out: 17, k: 3, dtype: "F32"},
+	{shape: [4]int{1, 4, 3, 2}, axis: graph.AxisN, out: 1, k: 11, dtype: "F32", bias: true},
+	{shape: [4]int{1, 4, 3, 2}, axis: graph.AxisH, out: 8, k: 11, dtype: "F32"},
+	{shape: [4]int{1, 4, 3, 2}, axis: graph.AxisW, out: 8, k: 10, dtype: "F32"},
+	{shape: [4]int{3, 1, 1, 1}, axis: graph.AxisN, out: 1, k: 1, dtype: "F32"},
+	// The other kernel sizes, odd and even.
+	{shape: [4]int{1, 6, 9, 19}, axis: graph.AxisN, out: 12, k: 1, dtype: "F32", bias: true, gelu: true},
+	{shape: [4]int{1, 6, 9, 19}, axis: graph.AxisN, out: 12, k: 2, dtype: "F32", bias: true},
+	{shape: [4]int{1, 6, 9, 19}, axis: graph.AxisH, out: 12, k: 4, dtype: "F16"},
+	{shape: [4]int{1, 6, 9, 19}, axis: graph.AxisW, out: 12, k: 5, dtype: "F32"},
+	{shape: [4]int{1, 17, 9, 6}, axis: graph.AxisW, out: 12, k: 6, dtype: "F32"},
+	{shape: [4]int{1, 6, 9, 19}, axis: graph.AxisN, out: 7, k: 7, dtype: "F16", bias: true},
+	{shape: [4]int{1, 6, 9, 19}, axis: graph.AxisN, out: 7, k: 8, dtype: "F32", bias: true},
+	{shape: [4]int{1, 13, 6, 11}, axis: graph.AxisH, out: 21, k: 9, dtype: "F32"},
+	{shape: [4]int{1, 3, 2, 5}, axis: graph.AxisN, out: 3, k: 16, dtype: "F32", bias: true},
+	// Linear layers: read in place (width divisible by 8), and gathered.
+	{shape: [4]int{1, 48, 1, 40}, axis: graph.AxisN, out: 33, k: 1, dtype: "F16", bias: true, gelu: true},
+	{shape: [4]int{1, 37, 1, 50}, axis: graph.AxisW, out: 19, k: 1, dtype: "F32", bias: true},
+	// Sums cut into slices, with and without what finishes a sum.
+	{shape: [4]int{1, 67, 5, 9}, axis: graph.AxisN, out: 10, k: 5, dtype: "F32", bias: true, gelu: true},
+	{shape: [4]int{2, 9, 5, 70}, axis: graph.AxisW, out: 10, k: 5, dtype: "F16"},
+	{shape: [4]int{1, 1030, 1, 24}, axis: graph.AxisN, out: 24, k: 1, dtype: "F32", bias: true},
+	// Dispatches cut short: by tiles, and by steps of the channels in one slice and in many.
+	{shape: [4]int{1, 3, 20, 33}, axis: graph.AxisN, out: 40, k: 3, dtype: "F32", bias: true, cost: 20_000},
+	{shape: [4]int{2, 67, 5, 9}, axis: graph.AxisN, out: 20, k: 5, dtype: "F32", bias: true, cost: 100_000},
+	{shape: [4]int{1, 5, 4, 9}, axis: graph.AxisN, out: 9, k: 5, dtype: "F32", bias: true, cost: 4000},
+	// Bindings too small: tensors in several buffers, weights in shards, bands of rows,
+	// bands of columns, for each of the axes.
+	{shape: [4]int{6, 16, 4, 8}, axis: graph.AxisN, out: 24, k: 3, dtype: "F32", bias: true, binding: 5120},
+	{shape: [4]int{6, 16, 4, 8}, axis: graph.AxisH, out: 15, k: 3, dtype: "F16", binding: 4096},
+	{shape: [4]int{6, 16, 4, 8}, axis: graph.AxisW, out: 19, k: 3, dtype: "F32", binding: 4096},
+	{shape: [4]int{2, 30, 6, 8}, axis: graph.AxisN, out: 43, k: 2, dtype: "F16", bias: true, binding: 4096},
+	{shape: [4]int{1, 40, 8, 12}, axis: graph.AxisN, out: 61, k: 3, dtype: "F32", bias: true, binding: 12 << 10},
+	{shape: [4]int{2, 83, 6, 5}, axis: graph.AxisH, out: 9, k: 4, dtype: "F32", binding: 4096},
+	{shape: [4]int{2, 83, 6, 5}, axis: graph.AxisW, out: 9, k: 4, dtype: "F32", binding: 4096},
+	{shape: [4]int{1, 90, 1, 61}, axis: graph.AxisW, out: 30, k: 1, dtype: "F32", bias: true, binding: 4096},
+	{shape: [4]int{1, 170, 3, 7}, axis: graph.AxisW, out: 7, k: 5, dtype: "F32", binding: 8192},
+}
+
+func (c convCase) build() (Case, error) {
+	limits := graph.DefaultLimits()
+	if c.binding > 0 {
+		limits.MaxStorageBufferBindingSize = c.binding
+	}
+	b := graph.NewBuilder(limits)
+	if c.cost > 0 {
+		b.MaxCost = c.cost
+	}
+	x := b.Input("x", c.shape)
+	spec := graph.Conv{Label: "conv", Weight: "w", DType: c.dtype, Axis: c.axis, Out: c.out, K: c.k, GELU: c.gelu}
+	if c.bias {
+		spec.Bias = "bias"
+	}
+	b.Read("y", b.Conv(x, spec))
+	p, err := b.Program()
+	if err != nil {
+		return Case{}, fmt.Errorf("%s: %w", c.name(), err)
+	}
+	channels := c.shape[1+int(c.axis)]
+	// Weights of a size that keeps results of order one.
+	w := scaled(uniform(2, c.out*channels*c.k*c.k), float32(math.Sqrt(3/float64(channels*c.k*c.k))))
+	values, bias := uniform(1, int(x.Elements())), uniform(3, c.out)
+	want := convolve(values, c.shape, rounded(w, c.dtype), bias, c)
+	return Case{
+		Name: c.name(), Program: p,
+		Weights: Tensors{"w": w, "bias": bias},
+		Inputs:  []graph.Input{{Name: "x", Data: Floats(values)}},
+		Want:    []Want{{Name: "y", Values: want, Tolerance: 4e-6}},
+	}, nil
+}
+
+// convolve is the definition, in float64.
+func convolve(x []float32, shape [4]int, w, bias []float32, c convCase) []float32 {
+	to := shape
+	to[1+int(c.axis)] = c.out
+	// The plane's two axes, in order, and the channel axis.
+	axes := map[graph.Axis][3]int{graph.AxisN: {1, 2, 3}, graph.AxisH: {2, 1, 3}, graph.AxisW: {3, 2, 1}}[c.axis]
+	channels, pad := shape[axes[0]], (c.k-1)/2
+	y := make([]float32, to[0]*to[1]*to[2]*to[3])
+	for at := range y {
+		at4 := [4]int{at / (to[1] * to[2] * to[3]), at / (to[2] * to[3]) % to[1], at / to[3] % to[2], at % to[3]}
+		o, p, q := at4[axes[0]], at4[axes[1]], at4[axes[2]]
+		sum := 0.0
+		for ch := range channels {
+			for i := range c.k {
+				for j := range c.k {
+					from := at4
+					from[axes[0]], from[axes[1]], from[axes[2]] = ch, p+i-pad, q+j-pad
+					if from[axes[1]] < 0 || from[axes[1]] >= shape[axes[1]] || from[axes[2]] < 0 || from[axes[2]] >= shape[axes[2]] {
+						continue
+					}
+					v := x[((from[0]*shape[1]+from[1])*shape[2]+from[2])*shape[3]+from[3]]
+					sum += float64(v) * float64(w[((o*channels+ch)*c.k+i)*c.k+j])
+				}
+			}
+		}
+		if c.bias {
+			sum += float64(bias[o])
+		}
+		if c.gelu {
+			sum = gelu(sum)
+		}
+		y[at] = float32(sum)
+	}
+	return y
+}
+
+func kernelCases() ([]Case, error) {
+	var cases []Case
+	for _, c := range convCases {
+		built, err := c.build()
+		if err != nil {
+			return nil, err
+		}
+		cases = append(cases, built)
+	}
+	for _, list := range []func() ([]Case, error){planeCases, tokenCases} {
+		more, err := list()
+		if err != nil {
+			return nil, err
+		}
+		cases = append(cases, more...)
+	}
+	return cases, nil
+}

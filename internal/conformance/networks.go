@@ -1,0 +1,106 @@
+package conformance
+
+import (
+	"encoding/json"
+	"fmt"
+	"math"
+	"os"
+	"strings"
+
+	"github.com/drag-and-drop-lora/dnd/graph"
+	"github.com/drag-and-drop-lora/dnd/graph/decoder"
+	"github.com/drag-and-drop-lora/dnd/graph/safetensors"
+	"github.com/drag-and-drop-lora/dnd/internal/golden"
+)
+
+// The decoders whose every layer the official modules gave.
+var goldenDecoders = []string{"fullcond_k5", "superlarge_k11", "fullcond_k9", "fullcond_k4_even", "mini_qwen_k3"}
+
+func decoderCases() ([]Case, error) {
+	var cases []Case
+	for _, name := range goldenDecoders {
+		for _, binding := range []int64{0, 64 << 10} {
+			c, err := decoderCase(name, binding)
+			if err != nil {
+				return nil, fmt.Errorf("decoder %s: %w", name, err)
+			}
+			cases = append(cases, c)
+		}
+	}
+	return cases, nil
+}
+
+// readAll is every tensor of a safetensors file, with prefix before its name.
+func readAll(path, prefix string) (Tensors, map[string][]int, error) {
+	f, err := safetensors.Open(path)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer f.Close()
+	tensors, shapes := Tensors{}, map[string][]int{}
+	for _, info := range f.Tensors {
+		if info.DType == "I64" {
+			continue
+		}
+		values, err := f.Float32s(info.Name)
+		if err != nil {
+			return nil, nil, err
+		}
+		tensors[prefix+info.Name] = values
+		for _, d := range info.Shape {
+			shapes[info.Name] = append(shapes[info.Name], int(d))
+		}
+	}
+	return tensors, shapes, nil
+}
+
+func decoderCase(name string, binding int64) (Case, error) {
+	var config decoder.Config
+	text, err := os.ReadFile(golden.Path("decoders", name, "config.json"))
+	if err == nil {
+		err = json.Unmarshal(text, &config)
+	}
+	if err != nil {
+		return Case{}, err
+	}
+	weights, shapes, err := readAll(golden.Path("decoders", name, "model.safetensors"), decoder.Prefix)
+	if err != nil {
+		return Case{}, err
+	}
+	for _, t := range config.Tensors() {
+		if fmt.Sprint(shapes[t.Name]) != fmt.Sprint(t.Shape) {
+			return Case{}, fmt.Errorf("tensor %s has shape %v, the file %v", t.Name, t.Shape, shapes[t.Name])
+		}
+	}
+	io, ioShapes, err := readAll(golden.Path("decoders", name, "io.safetensors"), "")
+	if err != nil {
+		return Case{}, err
+	}
+	title := fmt.Sprintf("decoder/%s binding%d", name, binding)
+	p, err := build(title, binding, func(b *graph.Builder) {
+		condition := b.Input("condition", [4]int(ioShapes["condition"]))
+		b.Read("output", decoder.Build(b, config, condition, decoder.Options{Intermediates: true}))
+	})
+	if err != nil {
+		return Case{}, err
+	}
+	c := Case{Name: title, Program: p, Weights: weights, Inputs: []graph.Input{{Name: "condition", Data: Floats(io["condition"])}}}
+	for _, r := range p.Reads {
+		w := Want{Name: r.Name, Tolerance: 2e-5, Values: io[r.Name]}
+		switch {
+		case strings.HasSuffix(r.Name, ".height_first"):
+			w.Map = math.Tanh
+		case w.Values == nil && strings.HasSuffix(r.Name, ".linear2"):
+			// The golden file has it only where a residual follows.
+			w.Values = io[strings.TrimSuffix(r.Name, "linear2")+"out"]
+		}
+		if n := len(c.Want); n > 0 && c.Want[n-1].Name == r.Name {
+			continue // another piece of the same result
+		}
+		if w.Values == nil {
+			return Case{}, fmt.Errorf("the golden file has no %s", r.Name)
+		}
+		c.Want = append(c.Want, w)
+	}
+	return c, nil
+}
