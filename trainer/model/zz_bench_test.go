@@ -1,0 +1,66 @@
+package model
+
+import (
+	"flag"
+	"testing"
+	"time"
+	"fmt"
+
+	"github.com/gomlx/gomlx/core/graph"
+	"github.com/gomlx/gomlx/core/tensors"
+	"github.com/gomlx/gomlx/core/tensors/images"
+	"github.com/drag-and-drop-lora/dnd/trainer/backend"
+)
+
+var benchBackend = flag.String("be", "pjrt", "")
+
+func nhwc(x, weight *graph.Node, axis Axis) *graph.Node {
+	k := weight.Shape().Dimensions[2]
+	pad := padding(k)
+	t := toPlane(x, axis)
+	w := graph.TransposeAllAxes(weight, 2, 3, 1, 0)
+	y := graph.Convolve(t, w).ChannelsAxis(images.ChannelsLast).PaddingPerDim([][2]int{pad, pad}).Done()
+	return fromPlane(y, axis)
+}
+
+func TestZZ(t *testing.T) {
+	be, err := backend.Open(*benchBackend)
+	if err != nil { t.Fatal(err) }
+	type shape struct { x [4]int; out, k int; axis Axis }
+	for _, s := range []shape{
+		{[4]int{1, 128, 384, 384}, 75, 9, AxisW},
+		{[4]int{1, 128, 384, 384}, 50, 9, AxisH},
+		{[4]int{1, 2048, 10, 130}, 256, 9, AxisN},
+		{[4]int{1, 2048, 10, 200}, 130, 9, AxisW},
+	} {
+		x := tensors.FromFlatDataAndDimensions(make([]float32, s.x[0]*s.x[1]*s.x[2]*s.x[3]), s.x[:]...)
+		in := s.x[s.axis]
+		w := tensors.FromFlatDataAndDimensions(make([]float32, s.out*in*s.k*s.k), s.out, in, s.k, s.k)
+		p := s.axis.plane()
+		gf := 2*float64(s.x[p[0]]*s.x[p[1]]) * float64(s.out*in*s.k*s.k)/1e9
+		for name, f := range map[string]func(x, w *graph.Node) *graph.Node{
+			"axes": func(x, w *graph.Node) *graph.Node { return convolveNative(x, w, s.axis, s.k) },
+			"nhwc": func(x, w *graph.Node) *graph.Node { return nhwc(x, w, s.axis) },
+			"rows": func(x, w *graph.Node) *graph.Node { return convolveRows(x, w, s.axis, s.k) },
+		} {
+			if be.Name == "cpu" && name != "rows" { continue }
+			e, err := graph.NewExec(be.Backend, f)
+			if err != nil { t.Fatal(err) }
+			t0 := time.Now()
+			o, err := e.Call(x, w)
+			if err != nil { t.Fatal(err) }
+			first := time.Since(t0)
+			o[0].FinalizeAll()
+			best := time.Hour
+			for range 2 {
+				t0 = time.Now()
+				o, err := e.Call(x, w)
+				if err != nil { t.Fatal(err) }
+				o[0].FinalizeAll()
+				best = min(best, time.Since(t0))
+			}
+			fmt.Printf("%v %s: first %v, best %v, %.0f GFLOPS (%.1f GFLOP)\n", s, name, first, best, gf/best.Seconds(), gf)
+			e.Finalize()
+		}
+	}
+}
