@@ -1,0 +1,130 @@
+package model
+
+import (
+	"github.com/gomlx/gomlx/core/graph"
+	"github.com/gomlx/gomlx/core/tensors/images"
+)
+
+// An Axis is a convolution's channel axis in x (B,N,H,W). The two other axes after B are
+// its plane.
+type Axis int
+
+// The three channel axes.
+const (
+	AxisN Axis = 1 + iota
+	AxisH
+	AxisW
+)
+
+// plane lists the axes that the kernel's third and fourth axis go along (reference b.2).
+func (a Axis) plane() [2]int {
+	switch a {
+	case AxisW:
+		return [2]int{2, 1}
+	case AxisH:
+		return [2]int{1, 3}
+	}
+	return [2]int{2, 3}
+}
+
+// padding is "same", one more zero after than before where k is even.
+func padding(k int) [2]int { return [2]int{(k - 1) / 2, k / 2} }
+
+// Convolve is one convolution of section b.2, without bias: x (B,N,H,W), weight
+// (out, in, k, k) -> x's shape with axis of length out. native chooses the backend's own
+// convolution; otherwise it is a sum of k matrix products, for backends whose
+// convolution is slow (backend.Backend.NativeConvolution).
+func Convolve(x, weight *graph.Node, axis Axis, native bool) *graph.Node {
+	k := weight.Shape().Dimensions[2]
+	if k == 1 {
+		return pointwise(x, weight, axis)
+	}
+	if native {
+		return convolveNative(x, weight, axis, k)
+	}
+	return convolveRows(x, weight, axis, k)
+}
+
+// convolveNative leaves all axes where they are: XLA chooses the layouts.
+func convolveNative(x, weight *graph.Node, axis Axis, k int) *graph.Node {
+	p := axis.plane()
+	pad := padding(k)
+	return graph.Convolve(x, weight).
+		AxesConfig(graph.ConvolveAxesConfig{
+			InputBatch: 0, InputChannels: int(axis), InputSpatial: p[:],
+			KernelOutputChannels: 0, KernelInputChannels: 1, KernelSpatial: []int{2, 3},
+			OutputBatch: 0, OutputChannels: int(axis), OutputSpatial: p[:],
+		}).
+		PaddingPerDim([][2]int{pad, pad}).
+		Done()
+}
+
+// toPlane moves the channel axis last: (B, plane 0, plane 1, channels).
+func toPlane(x *graph.Node, axis Axis) *graph.Node {
+	p := axis.plane()
+	return graph.TransposeAllAxes(x, 0, p[0], p[1], int(axis))
+}
+
+func fromPlane(x *graph.Node, axis Axis) *graph.Node {
+	p := axis.plane()
+	var back [4]int
+	back[p[0]], back[p[1]], back[axis] = 1, 2, 3
+	return graph.TransposeAllAxes(x, back[:]...)
+}
+
+// convolveRows gathers the k neighbours along the plane's second axis beside the
+// channels, then adds up the products of the k shifted rows.
+func convolveRows(x, weight *graph.Node, axis Axis, k int) *graph.Node {
+	t := toPlane(x, axis)
+	d := t.Shape().Dimensions
+	batch, rows, columns, in := d[0], d[1], d[2], d[3]
+	out := weight.Shape().Dimensions[0]
+	t = padZero(padZero(t, 1, padding(k)), 2, padding(k))
+	shifted := make([]*graph.Node, k)
+	for j := range k {
+		shifted[j] = graph.Slice(t, graph.AxisRange(), graph.AxisRange(), graph.AxisRange(j, j+columns), graph.AxisRange())
+	}
+	t = graph.Concatenate(shifted, -1)
+	w := graph.Reshape(graph.TransposeAllAxes(weight, 2, 3, 1, 0), k, k*in, out)
+	var sum *graph.Node
+	for i := range k {
+		rowsOf := graph.Reshape(graph.Slice(t, graph.AxisRange(), graph.AxisRange(i, i+rows)), batch*rows*columns, k*in)
+		y := graph.Dot(rowsOf, graph.Reshape(graph.Slice(w, graph.AxisElem(i)), k*in, out)).MatMul()
+		if sum == nil {
+			sum = y
+		} else {
+			sum = graph.Add(sum, y)
+		}
+	}
+	return fromPlane(graph.Reshape(sum, batch, rows, columns, out), axis)
+}
+
+func pointwise(x, weight *graph.Node, axis Axis) *graph.Node {
+	t := toPlane(x, axis)
+	d := t.Shape().Dimensions
+	out, in := weight.Shape().Dimensions[0], weight.Shape().Dimensions[1]
+	w := graph.TransposeAllAxes(graph.Reshape(weight, out, in), 1, 0)
+	y := graph.Dot(graph.Reshape(t, d[0]*d[1]*d[2], in), w).MatMul()
+	return fromPlane(graph.Reshape(y, d[0], d[1], d[2], out), axis)
+}
+
+// padZero adds zeros along an axis. graph.Pad has no gradient.
+func padZero(x *graph.Node, axis int, pad [2]int) *graph.Node {
+	parts := make([]*graph.Node, 0, 3)
+	zeros := func(n int) {
+		if n > 0 {
+			s := x.Shape().Clone()
+			s.Dimensions[axis] = n
+			parts = append(parts, graph.Zeros(x.Graph(), s))
+		}
+	}
+	zeros(pad[0])
+	parts = append(parts, x)
+	zeros(pad[1])
+	if len(parts) == 1 {
+		return x
+	}
+	return graph.Concatenate(parts, axis)
+}
+
+var _ = images.ChannelsLast
