@@ -1,9 +1,6 @@
 package model
 
-import (
-	"github.com/gomlx/gomlx/core/graph"
-	"github.com/gomlx/gomlx/core/tensors/images"
-)
+import "github.com/gomlx/gomlx/core/graph"
 
 // An Axis is a convolution's channel axis in x (B,N,H,W). The two other axes after B are
 // its plane.
@@ -126,5 +123,3 @@ func padZero(x *graph.Node, axis int, pad [2]int) *graph.Node {
 	}
 	return graph.Concatenate(parts, axis)
 }
-
-var _ = images.ChannelsLast
