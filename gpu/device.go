@@ -10,7 +10,6 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
-	"sync"
 
 	"github.com/cogentcore/webgpu/wgpu"
 
@@ -21,9 +20,10 @@ import (
 type Info struct {
 	Index   int          `json:"index"`
 	Name    string       `json:"name"`
-	Backend string       `json:"backend"` // vulkan, metal or d3d12
-	Type    string       `json:"type"`    // discrete, integrated, virtual, software or unknown
-	Driver  string       `json:"driver"`
+	Vendor  string       `json:"vendor"`           // "NVIDIA", or a PCI or Khronos id as 0x10de
+	Backend string       `json:"backend"`          // vulkan, metal or d3d12
+	Type    string       `json:"type"`             // discrete, integrated, virtual, software or unknown
+	Driver  string       `json:"driver,omitempty"` // where the library tells: Vulkan's does not
 	Limits  graph.Limits `json:"limits"`
 }
 
@@ -37,6 +37,15 @@ const (
 	typeSoftware   = "software"
 	typeUnknown    = "unknown"
 )
+
+// vendors are PCI ids, and Khronos ids for those without one.
+var vendors = map[uint32]string{
+	0x1002: "AMD", 0x1010: "Imagination", 0x106b: "Apple", 0x10de: "NVIDIA", 0x13b5: "Arm", 0x1414: "Microsoft",
+	0x1ae0: "Google", 0x5143: "Qualcomm", 0x8086: "Intel", 0x10005: "Mesa",
+}
+
+// softwareVendors make devices that are the processor itself: SwiftShader, llvmpipe, WARP.
+var softwareVendors = map[uint32]bool{0x1ae0: true, 0x10005: true, 0x1414: true}
 
 // rank orders device types from best to worst.
 var rank = map[string]int{typeDiscrete: 0, typeIntegrated: 1, typeVirtual: 2, typeUnknown: 3, typeSoftware: 4}
@@ -78,17 +87,26 @@ func enumerate(instance *wgpu.Instance) []*wgpu.Adapter {
 func describe(index int, a *wgpu.Adapter) Info {
 	info := a.GetInfo()
 	limits := a.GetLimits().Limits
-	types := map[wgpu.AdapterType]string{
-		wgpu.AdapterTypeDiscreteGPU:   typeDiscrete,
-		wgpu.AdapterTypeIntegratedGPU: typeIntegrated,
-		wgpu.AdapterTypeCPU:           typeSoftware,
+	kind := typeUnknown
+	switch info.AdapterType {
+	case wgpu.AdapterTypeDiscreteGPU:
+		kind = typeDiscrete
+	case wgpu.AdapterTypeIntegratedGPU:
+		kind = typeIntegrated
+	case wgpu.AdapterTypeCPU:
+		// The library calls virtual GPUs processors too: only these makers' really are.
+		kind = typeVirtual
+		if softwareVendors[info.VendorId] {
+			kind = typeSoftware
+		}
 	}
-	kind, ok := types[info.AdapterType]
+	vendor, ok := vendors[info.VendorId]
 	if !ok {
-		kind = typeUnknown
+		vendor = fmt.Sprintf("%#x", info.VendorId)
 	}
 	return Info{
-		Index: index, Name: info.Name, Backend: info.BackendType.String(), Type: kind, Driver: info.DriverDescription,
+		// The library puts the device's name in the description, and its PCI id in the name.
+		Index: index, Name: info.DriverDescription, Vendor: vendor, Backend: info.BackendType.String(), Type: kind,
 		Limits: graph.Limits{
 			MaxBufferSize:                     clamp(limits.MaxBufferSize),
 			MaxStorageBufferBindingSize:       clamp(limits.MaxStorageBufferBindingSize),
@@ -108,7 +126,7 @@ type Device struct {
 	info    Info
 	options Options
 
-	mu        sync.Mutex // guards all below
+	turn      chan struct{} // holds one token while somebody uses the fields below
 	instance  *wgpu.Instance
 	adapter   *wgpu.Adapter
 	device    *wgpu.Device // nil until the first Program, and after a loss
@@ -148,7 +166,7 @@ func Open(o Options) (*Device, error) {
 		instance.Release()
 		return nil, fmt.Errorf("gpu: there is no device %d: the machine has devices 0 to %d", best, len(adapters)-1)
 	}
-	d := &Device{info: infos[best], options: o, instance: instance, adapter: adapters[best]}
+	d := &Device{info: infos[best], options: o, turn: make(chan struct{}, 1), instance: instance, adapter: adapters[best]}
 	runtime.SetFinalizer(d, func(d *Device) { d.Close() })
 	return d, nil
 }
@@ -161,8 +179,8 @@ func (d *Device) Limits() graph.Limits { return d.info.Limits }
 
 // Close releases the device. Close of a closed device does nothing.
 func (d *Device) Close() error {
-	d.mu.Lock()
-	defer d.mu.Unlock()
+	d.turn <- struct{}{}
+	defer func() { <-d.turn }()
 	if d.adapter == nil {
 		return nil
 	}
@@ -189,6 +207,10 @@ func (d *Device) drop() {
 		d.device = nil
 	}
 }
+
+// abandon forgets a lost device and all that was made on it. Giving it back would wait
+// for it, and the library ends the process when that wait fails.
+func (d *Device) abandon() { d.pipelines, d.queue, d.device = nil, nil, nil }
 
 // ensure has a device whose limits cover need.
 func (d *Device) ensure(need graph.Limits) error {
@@ -229,6 +251,9 @@ func (d *Device) ensure(need graph.Limits) error {
 	limits.MaxStorageBuffersPerShaderStage = uint32(ask[2])
 	limits.MaxComputeWorkgroupsPerDimension = uint32(ask[3])
 	limits.MaxComputeInvocationsPerWorkgroup = uint32(ask[4])
+	offered := d.adapter.GetLimits().Limits // one dimension may hold as many, where the adapter allows it
+	limits.MaxComputeWorkgroupSizeX = min(uint32(ask[4]), offered.MaxComputeWorkgroupSizeX)
+	limits.MaxComputeWorkgroupSizeY = min(uint32(ask[4]), offered.MaxComputeWorkgroupSizeY)
 	limits.MaxComputeWorkgroupStorageSize = uint32(ask[5])
 	device, err := d.adapter.RequestDevice(&wgpu.DeviceDescriptor{Label: "dnd", RequiredLimits: &wgpu.RequiredLimits{Limits: limits}})
 	if err != nil {
@@ -246,17 +271,25 @@ func (d *Device) Run(ctx context.Context, p *graph.Program, w graph.Weights, in 
 	if err := p.Validate(); err != nil {
 		return nil, err
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	select {
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	case d.turn <- struct{}{}:
+	}
+	defer func() { <-d.turn }()
 	if err := d.ensure(p.Requires); err != nil {
 		return nil, err
 	}
 	r := &run{d: d, ctx: ctx, p: p, weights: w, inputs: in, report: report}
 	result, err := r.execute()
-	r.release()
 	var lost *DeviceLostError
 	if errors.As(err, &lost) {
-		d.drop()
+		d.abandon()
+		return nil, err
 	}
+	r.release()
 	return result, err
 }

@@ -2,6 +2,7 @@ package gpu
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 
 	"github.com/cogentcore/webgpu/wgpu"
@@ -64,21 +65,42 @@ func (r *run) buffer(i int) (*wgpu.Buffer, error) {
 		return r.buffers[i], nil
 	}
 	b := &r.p.Buffers[i]
+	if limit := r.d.options.MemoryBudget; limit > 0 && r.live+b.Bytes > limit {
+		if err := r.drain(); err != nil { // dead buffers still count until then
+			return nil, err
+		}
+	}
 	usage := wgpu.BufferUsageStorage | wgpu.BufferUsageCopyDst | wgpu.BufferUsageCopySrc
 	if b.Uniform {
 		usage = wgpu.BufferUsageUniform | wgpu.BufferUsageCopyDst
 	}
-	err := guard(r.d.device, fmt.Sprintf("buffer %s of %d bytes", b.Label, b.Bytes), func() (err error) {
-		r.buffers[i], err = r.d.device.CreateBuffer(&wgpu.BufferDescriptor{Label: b.Label, Size: uint64(b.Bytes), Usage: usage})
-		return err
-	})
+	created, err := r.create(b.Label, b.Bytes, usage)
+	var full *OutOfMemoryError
+	if errors.As(err, &full) && len(r.dead) > 0 {
+		if err := r.drain(); err != nil {
+			return nil, err
+		}
+		created, err = r.create(b.Label, b.Bytes, usage)
+	}
 	if err != nil {
-		r.buffers[i] = nil
 		return nil, err
 	}
+	r.buffers[i] = created
 	r.live += b.Bytes
 	r.peak = max(r.peak, r.live)
-	return r.buffers[i], r.fill(i)
+	return created, r.fill(i)
+}
+
+func (r *run) create(label string, bytes int64, usage wgpu.BufferUsage) (b *wgpu.Buffer, err error) {
+	err = guard(r.d.device, fmt.Sprintf("buffer %s of %d bytes", label, bytes), func() (err error) {
+		b, err = r.d.device.CreateBuffer(&wgpu.BufferDescriptor{Label: label, Size: uint64(bytes), Usage: usage})
+		return err
+	})
+	if err != nil && b != nil { // the library hands out a buffer of no memory
+		b.Release()
+		b = nil
+	}
+	return b, err
 }
 
 // fill writes a buffer's first contents, in pieces. Buffers are zero when new.

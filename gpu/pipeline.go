@@ -2,8 +2,10 @@ package gpu
 
 import (
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/cogentcore/webgpu/wgpu"
 
@@ -56,8 +58,8 @@ func (d *Device) compile(k *graph.Kernel) (*pipeline, error) {
 	}
 	p := &pipeline{}
 	err := guard(d.device, "kernel "+k.Label, func() (err error) {
-		if strings.ContainsRune(k.WGSL, 0) {
-			return fmt.Errorf("its text holds a zero byte")
+		if strings.ContainsRune(k.WGSL, 0) || !utf8.ValidString(k.WGSL) {
+			return errors.New("its text is no UTF-8 or holds a zero byte") // the library would abort
 		}
 		if p.module, err = d.device.CreateShaderModule(&wgpu.ShaderModuleDescriptor{Label: k.Label,
 			WGSLDescriptor: &wgpu.ShaderModuleWGSLDescriptor{Code: k.WGSL}}); err != nil {

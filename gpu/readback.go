@@ -1,8 +1,6 @@
 package gpu
 
 import (
-	"fmt"
-
 	"github.com/cogentcore/webgpu/wgpu"
 
 	"github.com/drag-and-drop-lora/dnd/graph"
@@ -23,12 +21,7 @@ func (r *run) read(read *graph.Read) ([]byte, error) {
 		}
 	}
 	size := min(read.Bytes, readPiece)
-	var staging *wgpu.Buffer
-	err = guard(r.d.device, fmt.Sprintf("readback buffer of %d bytes", size), func() (err error) {
-		staging, err = r.d.device.CreateBuffer(&wgpu.BufferDescriptor{Label: "readback", Size: uint64(size),
-			Usage: wgpu.BufferUsageMapRead | wgpu.BufferUsageCopyDst})
-		return err
-	})
+	staging, err := r.create("readback", size, wgpu.BufferUsageMapRead|wgpu.BufferUsageCopyDst)
 	if err != nil {
 		return nil, err
 	}

@@ -17,6 +17,9 @@ const (
 	// firstSubmit is the first submit's size in multiply-accumulates, before the
 	// device's speed is known.
 	firstSubmit = 2e8
+	// launchCost is what a dispatch weighs at least: starting one takes time too, and a
+	// submit of very many would hold Ctrl-C up.
+	launchCost = 1e6
 	// inFlight is how many submits may be under way: one runs while the next is made.
 	inFlight = 2
 	// hangTime is how long a submit may take before the device counts as hung. Software
@@ -43,9 +46,10 @@ type run struct {
 	encoder  *wgpu.CommandEncoder
 	pass     *wgpu.ComputePassEncoder
 	groups   []*wgpu.BindGroup
-	cost     int64  // of the open submit
+	cost     int64  // of the open submit, as the Program tells it
+	load     int64  // the same with at least launchCost for each dispatch
 	stage    string // of the last dispatch in it
-	budget   int64  // cost of a submit that takes submitTime
+	budget   int64  // load of a submit that takes submitTime
 	flying   []submit
 	finished time.Time // when the last submit completed
 
@@ -57,6 +61,7 @@ type run struct {
 type submit struct {
 	flag    flag
 	cost    int64
+	load    int64
 	started time.Time
 	groups  []*wgpu.BindGroup
 	stage   string
@@ -70,6 +75,9 @@ func (r *run) execute() (*graph.Result, error) {
 	}
 	pipelines := make([]*pipeline, len(p.Kernels))
 	for i := range p.Kernels {
+		if err := r.ctx.Err(); err != nil {
+			return nil, err
+		}
 		var err error
 		if pipelines[i], err = r.d.compile(&p.Kernels[i]); err != nil {
 			return nil, err
@@ -98,7 +106,7 @@ func (r *run) execute() (*graph.Result, error) {
 				r.retire(b.Buffer)
 			}
 		}
-		if r.cost >= r.budget {
+		if r.load >= r.budget {
 			if err := r.submit(); err != nil {
 				return nil, err
 			}
@@ -165,7 +173,8 @@ func (r *run) dispatch(d *graph.Dispatch, pl *pipeline) error {
 		r.pass.SetPipeline(pl.pipeline)
 		r.pass.SetBindGroup(0, group, nil)
 		r.pass.DispatchWorkgroups(uint32(d.Groups[0]), uint32(d.Groups[1]), uint32(d.Groups[2]))
-		r.cost += max(d.Cost, 1)
+		r.cost += d.Cost
+		r.load += max(d.Cost, launchCost)
 		r.stage = d.Stage
 		return nil
 	})
@@ -200,8 +209,8 @@ func (r *run) submit() error {
 	if err != nil {
 		return err
 	}
-	r.flying = append(r.flying, submit{flag: workDone(r.d.queue), cost: r.cost, started: time.Now(), groups: r.groups, stage: r.stage})
-	r.groups, r.cost = nil, 0
+	r.flying = append(r.flying, submit{flag: workDone(r.d.queue), cost: r.cost, load: r.load, started: time.Now(), groups: r.groups, stage: r.stage})
+	r.groups, r.cost, r.load = nil, 0, 0
 	for len(r.flying) > inFlight-1 {
 		if err := r.land(); err != nil {
 			return err
@@ -241,8 +250,8 @@ func (r *run) land() error {
 		return &DeviceLostError{What: "submit", Message: "the queue did not complete its work"}
 	}
 	now := time.Now()
-	if took := now.Sub(later(s.started, r.finished)); s.cost > 0 && took > 0 {
-		r.budget = max(int64(float64(s.cost)*float64(submitTime)/float64(took)), 1e6)
+	if took := now.Sub(later(s.started, r.finished)); s.load > 0 && took > 0 {
+		r.budget = max(int64(float64(s.load)*float64(submitTime)/float64(took)), launchCost)
 	}
 	r.finished = now
 	r.done += s.cost
