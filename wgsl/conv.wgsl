@@ -60,6 +60,41 @@ fn main(@builtin(global_invocation_id) g: vec3<u32>) {
   {{end}}{{end}}
   let x_first = item * p.x_item + p.q0 + qt * 2u;
   let w_first = (g.y + p.o_tile0) * p.cin * {{mul .K .K 2}}u;
+{{- if eq .K 1}}
+  // One tap is too little work for a loop's step: four channels a step, then the rest.
+  let x_step = p.rows * p.stride;
+  var xi = x_first + c_first * x_step + u32(top) * p.stride;
+  var wi = w_first + c_first * 2u;
+  var c = c_first;
+  for (; c + 4u <= c_last; c += 4u) {
+    {{- range $u := seq 4}}
+    let x{{$u}}0 = x[xi + {{$u}}u * x_step];
+    let x{{$u}}1 = x[xi + {{$u}}u * x_step + 1u];
+    {{- end}}
+    {{- range $u := seq 4}}
+    let w{{$u}}a = w[wi + {{mul $u 2}}u];
+    let w{{$u}}b = w[wi + {{add (mul $u 2) 1}}u];
+    {{- range $q := seq 8}}
+    a{{$q}}0 += w{{$u}}a * x{{$u}}{{lane $q}};
+    a{{$q}}1 += w{{$u}}b * x{{$u}}{{lane $q}};
+    {{- end}}
+    {{- end}}
+    xi += 4u * x_step;
+    wi += 8u;
+  }
+  for (; c < c_last; c++) {
+    let x0 = x[xi];
+    let x1 = x[xi + 1u];
+    let wa = w[wi];
+    let wb = w[wi + 1u];
+    {{- range $q := seq 8}}
+    a{{$q}}0 += wa * x{{lane $q}};
+    a{{$q}}1 += wb * x{{lane $q}};
+    {{- end}}
+    xi += x_step;
+    wi += 2u;
+  }
+{{- else}}
   for (var c = c_first; c < c_last; c++) {
     for (var i = i_first; i < i_last; i++) {
       let xi = x_first + (c * p.rows + u32(top + i)) * p.stride;
@@ -76,6 +111,7 @@ fn main(@builtin(global_invocation_id) g: vec3<u32>) {
       {{- end}}
     }
   }
+{{- end}}
 {{if .Partial}}
   let at = (g.z * 16u * p.o_tiles + g.y) * p.tiles + g.x;
   let step = p.o_tiles * p.tiles;

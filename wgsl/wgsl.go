@@ -87,7 +87,7 @@ var table = []entry{
 		optional: map[string]string{"HasBias": Read},
 		params: tilingParams + "x_item q0 cin rows stride top slice c_first c_last o_tile0 o_tiles again " +
 			storeParams,
-		workgroup: 32,
+		workgroup: 64,
 	},
 	{
 		name:      "reduce",
@@ -123,7 +123,7 @@ var table = []entry{
 		bindings:  []string{Read, Read, Read, ReadWrite},
 		optional:  map[string]string{"HasResidual": Read},
 		params:    "tokens period length channels stride eps y_base y_chunk y_l y_c",
-		workgroup: 32,
+		workgroup: 64,
 	},
 	{
 		name:      "combine",
@@ -155,7 +155,7 @@ var table = []entry{
 		consts:    []constRange{{"D", 1, MaxHeadWidth}, {"Q", 1, 2}},
 		bindings:  []string{Read, Read, Read, Read, ReadWrite},
 		params:    "period length stride mask_base chunk0 factor",
-		workgroup: 32,
+		workgroup: 64,
 	},
 	{
 		name:      "maskpads",
