@@ -19,9 +19,10 @@ const MaxPromptFile = 256 << 20
 
 // ReadPrompts reads prompts from a file by its extension: .txt (one a line, blank lines
 // skipped), .jsonl (a string or record a line), .json (an array of strings or records)
-// or .csv (with a header line). "-" is standard input, whose format shows in its first
-// character. field names the record's prompt, "prompt" if empty; where a record of a
-// JSON file lacks it, all are read as conversations[0].value (reference a.1).
+// or .csv (with a header line). "-" is standard input, which like a file without
+// extension shows its format by how it begins. field names the record's prompt, "prompt" if empty; where a record of a
+// JSON file lacks it, all are read as conversations[0].value (reference a.1). Errors are
+// one line and name the file, and the line or the record.
 func ReadPrompts(path string, stdin io.Reader, field string) ([]string, error) {
 	name, r := path, stdin
 	if path == "-" {
@@ -69,11 +70,11 @@ func ParsePrompts(raw []byte, format, field string) ([]string, error) {
 		prompts, err = jsonLines(raw, field)
 	case ".csv":
 		prompts, err = csvRecords(raw, field)
-	case "", ".-":
-		switch first := bytes.TrimSpace(raw); {
-		case len(first) > 0 && first[0] == '[' && json.Valid(first):
+	case "":
+		switch sniff(raw) {
+		case ".json":
 			prompts, err = jsonArray(raw, field)
-		case len(first) > 0 && (first[0] == '{' || first[0] == '"'):
+		case ".jsonl":
 			prompts, err = jsonLines(raw, field)
 		default:
 			prompts = lines(raw)
@@ -89,10 +90,27 @@ func ParsePrompts(raw []byte, format, field string) ([]string, error) {
 	}
 	for i, p := range prompts {
 		if strings.TrimSpace(p) == "" {
-			return nil, fmt.Errorf("record %d: the prompt is empty", i+1)
+			return nil, fmt.Errorf("prompt %d of %d is empty: fill it in or leave it out", i+1, len(prompts))
 		}
 	}
 	return prompts, nil
+}
+
+// sniff tells JSON from plain lines. A line of prose may begin with a bracket or a
+// quotation mark, but not with a bracket and then a string or a record, or with a brace.
+func sniff(raw []byte) string {
+	raw = bytes.TrimSpace(raw)
+	first, _, _ := bytes.Cut(raw, []byte{'\n'})
+	switch {
+	case len(raw) == 0:
+	case raw[0] == '[':
+		if next := bytes.TrimSpace(raw[1:]); len(next) > 0 && (next[0] == '"' || next[0] == '{') {
+			return ".json"
+		}
+	case raw[0] == '{', raw[0] == '"' && json.Valid(first):
+		return ".jsonl"
+	}
+	return ".txt"
 }
 
 func invalidUTF8(raw []byte) int {
@@ -117,20 +135,24 @@ func lines(raw []byte) []string {
 }
 
 func jsonArray(raw []byte, field string) ([]string, error) {
-	var records []json.RawMessage
-	if err := json.Unmarshal(raw, &records); err != nil {
+	var texts []json.RawMessage
+	if err := json.Unmarshal(raw, &texts); err != nil || texts == nil {
 		var syntax *json.SyntaxError
 		if errors.As(err, &syntax) {
 			line := 1 + bytes.Count(raw[:min(int(syntax.Offset), len(raw))], []byte{'\n'})
-			return nil, fmt.Errorf("line %d: not valid JSON: %w", line, err)
+			return nil, fmt.Errorf("line %d: not valid JSON: %w: expected an array of strings or records; one record a line is .jsonl", line, err)
 		}
-		return nil, fmt.Errorf("expected a JSON array of strings or records: %w", err)
+		return nil, errors.New("expected a JSON array of strings or records; one record a line is .jsonl")
 	}
-	return records2prompts(records, "record", field)
+	records := make([]record, len(texts))
+	for i, text := range texts {
+		records[i] = record{text, "record", i + 1}
+	}
+	return fromRecords(records, field)
 }
 
 func jsonLines(raw []byte, field string) ([]string, error) {
-	var records []json.RawMessage
+	var records []record
 	n := 0
 	for line := range bytes.Lines(raw) {
 		n++
@@ -140,24 +162,31 @@ func jsonLines(raw []byte, field string) ([]string, error) {
 		if !json.Valid(line) {
 			return nil, fmt.Errorf("line %d: not valid JSON: expected a string or a record a line", n)
 		}
-		records = append(records, line)
+		records = append(records, record{line, "line", n})
 	}
-	return records2prompts(records, "record", field)
+	return fromRecords(records, field)
 }
 
-func records2prompts(records []json.RawMessage, what, field string) ([]string, error) {
+// record is valid JSON and where it stands: "line" 3, "record" 1.
+type record struct {
+	text json.RawMessage
+	unit string
+	at   int
+}
+
+func fromRecords(records []record, field string) ([]string, error) {
 	prompts := make([]string, len(records))
-	for i, raw := range records {
-		found, err := promptOf(raw, field, &prompts[i])
+	for i, r := range records {
+		found, err := promptOf(r.text, field, &prompts[i])
 		if err != nil {
-			return nil, fmt.Errorf("%s %d: %w", what, i+1, err)
+			return nil, fmt.Errorf("%s %d: %w", r.unit, r.at, err)
 		}
 		if found {
 			continue
 		}
-		for j, raw := range records {
-			if err := firstTurn(raw, &prompts[j]); err != nil {
-				return nil, fmt.Errorf("%s %d has no field %q, and read as conversations, %s %d: %w: name the field with --field", what, i+1, field, what, j+1, err)
+		for j, other := range records {
+			if err := firstTurn(other.text, &prompts[j]); err != nil {
+				return nil, fmt.Errorf("%s %d has no field %q, and %s %d %w either: name the field with --field", r.unit, r.at, field, other.unit, other.at, err)
 			}
 		}
 		return prompts, nil
@@ -179,7 +208,7 @@ func promptOf(raw json.RawMessage, field string, prompt *string) (bool, error) {
 		return false, nil
 	}
 	if value[0] != '"' {
-		return false, fmt.Errorf("field %q is not a string", field)
+		return false, fmt.Errorf("field %q is not a string: name another with --field", field)
 	}
 	return true, json.Unmarshal(value, prompt)
 }
@@ -191,7 +220,7 @@ func firstTurn(raw json.RawMessage, prompt *string) error {
 		} `json:"conversations"`
 	}
 	if err := json.Unmarshal(raw, &record); err != nil || len(record.Conversations) == 0 || record.Conversations[0].Value == nil {
-		return errors.New("no conversations[0].value")
+		return errors.New("has no conversations[0].value")
 	}
 	*prompt = *record.Conversations[0].Value
 	return nil
@@ -200,7 +229,7 @@ func firstTurn(raw json.RawMessage, prompt *string) error {
 func csvRecords(raw []byte, field string) ([]string, error) {
 	rows, err := csv.NewReader(bytes.NewReader(raw)).ReadAll()
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("not valid CSV: %w", err)
 	}
 	if len(rows) == 0 {
 		return nil, nil

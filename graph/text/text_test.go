@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/drag-and-drop-lora/dnd/graph/text"
 	"github.com/drag-and-drop-lora/dnd/internal/golden"
@@ -184,13 +185,20 @@ func TestPrompts(t *testing.T) {
 		{"empty", "", ".txt", "", nil, "no prompt"},
 		{"blank", " \n\n", ".txt", "", nil, "no prompt"},
 		{"empty array", "[]", ".json", "", nil, "no prompt"},
-		{"blank record", `["a"," "]`, ".json", "", nil, "record 2: the prompt is empty"},
+		{"blank record", `["a"," "]`, ".json", "", nil, "prompt 2 of 2 is empty"},
 		{"bad UTF-8", "a\nb\xff", ".txt", "", nil, "line 2: not valid UTF-8"},
 		{"truncated", "[\"a\",\n\"b", ".json", "", nil, "line 2: not valid JSON"},
+		{"stdin quotation", "\"Hello,\" she said.\nb", "", "", []string{"\"Hello,\" she said.", "b"}, ""},
+		{"stdin truncated", "[\"a\",\n\"b\"", "", "", nil, "line 2: not valid JSON"},
+		{"stdin record", "{\"prompt\":\n\"a\"}", "", "", nil, "line 1: not valid JSON"},
+		{"lines in an array's place", "{\"prompt\":\"a\"}\n{\"prompt\":\"b\"}\n", ".json", "", nil, "line 2: not valid JSON"},
+		{"null", "null", ".json", "", nil, "expected a JSON array"},
 		{"object", `{"a":1}`, ".json", "", nil, "expected a JSON array"},
 		{"number", `["a",1]`, ".json", "", nil, "record 2: expected a string or a record"},
 		{"missing field", `[{"prompt":"a"},{"q":"b"}]`, ".json", "", nil, `record 2 has no field "prompt"`},
 		{"not a string", `[{"prompt":["a"]}]`, ".json", "", nil, `field "prompt" is not a string`},
+		{"missing in a line", "{\"prompt\":\"a\"}\n\n{\"q\":\"b\"}\n", ".jsonl", "", nil, `line 3 has no field "prompt", and line 1 has no conversations[0].value either`},
+		{"ragged csv", "id,prompt\n1\n", ".csv", "", nil, "not valid CSV: record on line 2"},
 		{"bad line", "\"a\"\n{", ".jsonl", "", nil, "line 2"},
 		{"no column", "a,b\n1,2\n", ".csv", "", nil, `no column "prompt"`},
 		{"kind", "a", ".pdf", "", nil, "unknown kind"},
@@ -207,6 +215,28 @@ func TestPrompts(t *testing.T) {
 				t.Fatalf("got %q, %v, want %q", got, err, c.want)
 			}
 		})
+	}
+}
+
+func TestReadPrompts(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "prompts.TXT")
+	if err := os.WriteFile(path, []byte("a\nb\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := text.ReadPrompts(path, nil, ""); err != nil || !slices.Equal(got, []string{"a", "b"}) {
+		t.Errorf("file: %q, %v", got, err)
+	}
+	if got, err := text.ReadPrompts("-", strings.NewReader(`["a","b"]`), ""); err != nil || !slices.Equal(got, []string{"a", "b"}) {
+		t.Errorf("standard input: %q, %v", got, err)
+	}
+	if _, err := text.ReadPrompts("-", strings.NewReader(""), ""); err == nil || !strings.HasPrefix(err.Error(), "standard input: no prompt") {
+		t.Errorf("nothing on standard input: %v", err)
+	}
+	for _, path := range []string{dir, filepath.Join(dir, "none.txt")} {
+		if _, err := text.ReadPrompts(path, nil, ""); err == nil || !strings.Contains(err.Error(), path) {
+			t.Errorf("%s: %v", path, err)
+		}
 	}
 }
 
@@ -264,10 +294,14 @@ func FuzzParsePrompts(f *testing.F) {
 	f.Add([]byte(`[{"prompt":"a"}]`), ".json")
 	f.Add([]byte("{\"conversations\":[{\"value\":\"a\"}]}\n"), ".jsonl")
 	f.Add([]byte("prompt\na\n"), ".csv")
+	f.Add([]byte("[\"a\"]"), "")
 	f.Fuzz(func(t *testing.T, raw []byte, format string) {
 		prompts, err := text.ParsePrompts(raw, format, "")
-		if err == nil && len(prompts) == 0 {
-			t.Fatal("no prompts and no error")
+		if err != nil && strings.Contains(err.Error(), "\n") {
+			t.Fatalf("error of several lines: %v", err)
+		}
+		if err == nil && (len(prompts) == 0 || slices.ContainsFunc(prompts, func(p string) bool { return strings.TrimSpace(p) == "" || !utf8.ValidString(p) })) {
+			t.Fatalf("prompts %q and no error", prompts)
 		}
 	})
 }
