@@ -1,0 +1,253 @@
+package fit
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"reflect"
+
+	"github.com/gomlx/gomlx/core/tensors"
+
+	"github.com/drag-and-drop-lora/dnd/graph/atomicfile"
+	"github.com/drag-and-drop-lora/dnd/graph/decoder"
+	"github.com/drag-and-drop-lora/dnd/graph/lora"
+	"github.com/drag-and-drop-lora/dnd/graph/safetensors"
+)
+
+// Record is run.json: what a run was started with, and what export needs beside the
+// weights.
+type Record struct {
+	Config   Config    `json:"config"`
+	Base     lora.Base `json:"base"`
+	DataSets []string  `json:"data_sets"`
+	Pairs    []int     `json:"checkpoints"` // of each data set
+}
+
+// The files of a run's folder.
+const (
+	recordName     = "run.json"
+	checkpointName = "checkpoint.safetensors"
+	standardName   = "standard.safetensors"
+)
+
+// folder is an open run.
+type folder struct {
+	dir      string
+	record   Record
+	step     int
+	state    state
+	standard *Standard // nil unless the decoder is Affine
+	curve    curve
+}
+
+// open starts a run in dir, or resumes the one that is there.
+func open(dir string, c *Config, d *Data) (*folder, error) {
+	r := &folder{dir: dir, record: Record{Config: *c, Base: d.Base}}
+	for _, s := range d.Sets {
+		r.record.DataSets = append(r.record.DataSets, s.Name)
+		r.record.Pairs = append(r.record.Pairs, len(s.Checkpoints))
+	}
+	there, err := ReadRecord(dir)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return nil, err
+		}
+		if err := writeJSON(filepath.Join(dir, recordName), r.record); err != nil {
+			return nil, err
+		}
+	case err != nil:
+		return nil, err
+	default:
+		if diff := r.record.difference(there); diff != "" {
+			return nil, fmt.Errorf("fit: %s holds a run of another configuration (%s): choose another folder, or remove it", dir, diff)
+		}
+	}
+	if c.Decoder.Affine {
+		if r.standard, err = readStandard(filepath.Join(dir, standardName)); errors.Is(err, fs.ErrNotExist) {
+			if r.standard, err = d.Standardise(); err == nil {
+				err = writeStandard(filepath.Join(dir, standardName), r.standard, c.Decoder.Output())
+			}
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	return r, r.load(c)
+}
+
+// difference names the first field in which two records differ, "" if none does. The
+// number of steps between checkpoints may change.
+func (r Record) difference(there *Record) string {
+	a, b := r, *there
+	a.Config.SaveEvery, b.Config.SaveEvery = 0, 0
+	for _, pair := range [][2]any{{a.Config, b.Config}, {a, b}} {
+		x, y := reflect.ValueOf(pair[0]), reflect.ValueOf(pair[1])
+		for i := range x.NumField() {
+			if !reflect.DeepEqual(x.Field(i).Interface(), y.Field(i).Interface()) {
+				return fmt.Sprintf("%s is %v, there it is %v", x.Type().Field(i).Tag.Get("json"), x.Field(i).Interface(), y.Field(i).Interface())
+			}
+		}
+	}
+	return ""
+}
+
+// ReadRecord reads a run's run.json.
+func ReadRecord(dir string) (*Record, error) {
+	raw, err := os.ReadFile(filepath.Join(dir, recordName))
+	if err != nil {
+		return nil, err
+	}
+	var r Record
+	if err := json.Unmarshal(raw, &r); err != nil {
+		return nil, fmt.Errorf("%s: %w", filepath.Join(dir, recordName), err)
+	}
+	return &r, nil
+}
+
+// weight is the loss's weight a token: importance weights, or, for an Affine decoder,
+// 1 where the token varies at all.
+func (r *folder) weight(c *Config, d *Data) ([]float32, error) {
+	if r.standard == nil {
+		return d.Importance(c.Tiling)
+	}
+	w := make([]float32, len(r.standard.Scale))
+	for i, s := range r.standard.Scale {
+		if s > 0 {
+			w[i] = 1
+		}
+	}
+	return w, nil
+}
+
+// load reads the checkpoint, or draws initial weights.
+func (r *folder) load(c *Config) error {
+	list := weights(c.Decoder)
+	f, err := safetensors.Open(filepath.Join(r.dir, checkpointName))
+	if errors.Is(err, fs.ErrNotExist) {
+		for i, v := range initial(c.Decoder, c.Seed) {
+			r.state.params = append(r.state.params, tensors.FromFlatDataAndDimensions(v, list[i].Shape...))
+			r.state.first = append(r.state.first, tensors.FromFlatDataAndDimensions(make([]float32, len(v)), list[i].Shape...))
+			r.state.second = append(r.state.second, tensors.FromFlatDataAndDimensions(make([]float32, len(v)), list[i].Shape...))
+		}
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	for prefix, to := range map[string]*[]*tensors.Tensor{"": &r.state.params, "first.": &r.state.first, "second.": &r.state.second} {
+		for _, t := range list {
+			v, err := f.Float32s(prefix + t.Name)
+			if err != nil {
+				return err
+			}
+			*to = append(*to, tensors.FromFlatDataAndDimensions(v, t.Shape...))
+		}
+	}
+	if err := json.Unmarshal([]byte(f.Metadata["curve"]), &r.curve); err != nil {
+		return fmt.Errorf("%s: curve: %w", f.Path, err)
+	}
+	r.step = len(r.curve.Points)
+	return nil
+}
+
+// save writes the checkpoint, the curve and its picture, each whole or not at all.
+func (r *folder) save(c *Config) error {
+	list := weights(c.Decoder)
+	var out []safetensors.Tensor
+	for _, part := range []struct {
+		prefix string
+		from   []*tensors.Tensor
+	}{{"", r.state.params}, {"first.", r.state.first}, {"second.", r.state.second}} {
+		for i, t := range list {
+			out = append(out, safetensors.Tensor{Name: part.prefix + t.Name, DType: safetensors.F32, Shape: t.Shape, Data: func(w io.Writer) error {
+				v, err := tensors.CopyFlatData[float32](part.from[i])
+				if err != nil {
+					return err
+				}
+				return safetensors.FromFloat32s("", safetensors.F32, v, t.Shape...).Data(w)
+			}})
+		}
+	}
+	points, err := json.Marshal(r.curve)
+	if err != nil {
+		return err
+	}
+	if err := safetensors.WriteFile(filepath.Join(r.dir, checkpointName), out, map[string]string{"curve": string(points)}); err != nil {
+		return err
+	}
+	return r.curve.write(r.dir)
+}
+
+// Fitted is a run's decoder, for export: the tensors in the order of Config.Tensors.
+func Fitted(dir string) (*Record, []safetensors.Tensor, int, error) {
+	record, err := ReadRecord(dir)
+	if err != nil {
+		return nil, nil, 0, err
+	}
+	r := &folder{dir: dir}
+	if _, err := os.Stat(filepath.Join(dir, checkpointName)); err != nil {
+		return nil, nil, 0, fmt.Errorf("fit: %s has no checkpoint yet: %w", dir, err)
+	}
+	if err := r.load(&record.Config); err != nil {
+		return nil, nil, 0, err
+	}
+	var out []safetensors.Tensor
+	add := func(t decoder.Tensor, v []float32) {
+		out = append(out, safetensors.FromFloat32s(t.Name, safetensors.F32, v, t.Shape...))
+	}
+	list := record.Config.Decoder.Tensors()
+	for i, x := range r.state.params {
+		v, err := tensors.CopyFlatData[float32](x)
+		if err != nil {
+			return nil, nil, 0, err
+		}
+		add(list[i], v)
+	}
+	if record.Config.Decoder.Affine {
+		s, err := readStandard(filepath.Join(dir, standardName))
+		if err != nil {
+			return nil, nil, 0, err
+		}
+		add(list[len(list)-2], s.Scale)
+		add(list[len(list)-1], s.Offset)
+	}
+	return record, out, r.step, nil
+}
+
+func writeJSON(path string, v any) error {
+	raw, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return err
+	}
+	return atomicfile.Write(path, func(w io.Writer) error {
+		_, err := w.Write(append(raw, '\n'))
+		return err
+	})
+}
+
+func writeStandard(path string, s *Standard, shape [3]int) error {
+	return safetensors.WriteFile(path, []safetensors.Tensor{
+		safetensors.FromFloat32s("scale", safetensors.F32, s.Scale, shape[0]),
+		safetensors.FromFloat32s("offset", safetensors.F32, s.Offset, shape[0], shape[1], shape[2]),
+	}, nil)
+}
+
+func readStandard(path string) (*Standard, error) {
+	f, err := safetensors.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	s := &Standard{}
+	if s.Scale, err = f.Float32s("scale"); err != nil {
+		return nil, err
+	}
+	s.Offset, err = f.Float32s("offset")
+	return s, err
+}

@@ -1,0 +1,104 @@
+// Package fit trains a generator (reference section d): it pairs LoRA checkpoints with
+// prompts of their data set, encodes the prompts once with the frozen text encoder, and
+// fits the decoder by a weighted mean square of weight tokens. It starts from what
+// package collect wrote and ends with a checkpoint that package export turns into a
+// generator package.
+//
+// A run is a function of its configuration and data: what is random in a step comes from
+// the seed and the step's number alone, so a run that was stopped and resumed gives the
+// weights of one that was not.
+package fit
+
+import (
+	"errors"
+	"fmt"
+	"math"
+
+	"github.com/drag-and-drop-lora/dnd/graph/decoder"
+	"github.com/drag-and-drop-lora/dnd/graph/generator"
+	"github.com/drag-and-drop-lora/dnd/graph/lora"
+	"github.com/drag-and-drop-lora/dnd/graph/text"
+)
+
+// Config is a run's configuration. Defaults gives the reference's recipe.
+type Config struct {
+	Decoder decoder.Config `json:"decoder"`
+	Tiling  lora.Tiling    `json:"tiling"`
+	Texts   int            `json:"texts"`  // N
+	Length  int            `json:"length"` // L
+	Pads    string         `json:"pads"`   // generator.PadsEncoded or PadsZero
+
+	Steps        int     `json:"steps"`
+	Batch        int     `json:"batch"`
+	LearningRate float64 `json:"learning_rate"`
+	WarmUp       int     `json:"warm_up"` // steps
+	WeightDecay  float64 `json:"weight_decay"`
+	Beta1        float64 `json:"beta1"`
+	Beta2        float64 `json:"beta2"`
+	Epsilon      float64 `json:"epsilon"`
+	Clip         float64 `json:"clip"` // global gradient norm
+
+	ConditionNoise float64 `json:"condition_noise"` // deviation (d.3)
+	TargetNoise    float64 `json:"target_noise"`    // deviation (d.3)
+	// Prompts is how many prompts of each data set take part, the first ones of the
+	// file; 0 is all. Their conditions are held in memory.
+	Prompts int   `json:"prompts"`
+	Seed    int64 `json:"seed"`
+	// SaveEvery is the number of steps between checkpoints.
+	SaveEvery int `json:"save_every"`
+}
+
+// Defaults is the recipe of the reference's 0.5B run (d.3 to d.5), without an
+// architecture: the caller sets Decoder and Tiling.
+func Defaults() Config {
+	return Config{
+		Texts: 128, Length: 384, Pads: generator.PadsEncoded,
+		Steps: 4000, Batch: 64, LearningRate: 3e-5, WarmUp: 1, WeightDecay: 0.1,
+		Beta1: 0.9, Beta2: 0.999, Epsilon: 1e-8, Clip: 1,
+		ConditionNoise: 1e-4, TargetNoise: 1e-5, Seed: 999, SaveEvery: 100,
+	}
+}
+
+// Validate returns all that is wrong with the configuration, joined.
+func (c *Config) Validate() error {
+	var all []error
+	check := func(ok bool, format string, args ...any) {
+		if !ok {
+			all = append(all, fmt.Errorf(format, args...))
+		}
+	}
+	if err := c.Decoder.Validate(); err != nil {
+		return err
+	}
+	in := c.Decoder.Condition()
+	check(in[0] == c.Texts && in[1] == c.Length, "texts %d and length %d, but the decoder takes %d and %d", c.Texts, c.Length, in[0], in[1])
+	if err := text.CheckLength(c.Length); err != nil {
+		all = append(all, err)
+	}
+	check(c.Pads == generator.PadsEncoded || c.Pads == generator.PadsZero, "pads %q, expected %s or %s", c.Pads, generator.PadsEncoded, generator.PadsZero)
+	check(c.Steps > 0 && c.Batch > 0, "steps %d and batch %d, expected positive numbers", c.Steps, c.Batch)
+	for _, v := range []struct {
+		name     string
+		value    float64
+		from, to float64
+	}{{"learning_rate", c.LearningRate, 1e-12, 10}, {"weight_decay", c.WeightDecay, 0, 10}, {"beta1", c.Beta1, 0, 1 - 1e-9}, {"beta2", c.Beta2, 0, 1 - 1e-9},
+		{"epsilon", c.Epsilon, 1e-30, 1}, {"clip", c.Clip, 1e-9, 1e9}, {"condition_noise", c.ConditionNoise, 0, 10}, {"target_noise", c.TargetNoise, 0, 10}} {
+		check(v.value >= v.from && v.value <= v.to, "%s is %v, expected %v to %v", v.name, v.value, v.from, v.to)
+	}
+	check(c.WarmUp >= 0 && c.WarmUp < c.Steps, "warm_up %d, expected fewer than the %d steps", c.WarmUp, c.Steps)
+	check(c.Prompts >= 0, "prompts is %d, expected 0 for all or a positive number", c.Prompts)
+	check(c.SaveEvery > 0, "save_every is %d, expected a positive number", c.SaveEvery)
+	return errors.Join(all...)
+}
+
+// Rate is the learning rate of optimizer step i, counted from 0: linear warm-up, then a
+// cosine to zero. The schedule is stepped after the optimizer, so the first two steps
+// share a rate (d.5).
+func (c *Config) Rate(i int) float64 {
+	e := float64(max(i-1, 0))
+	warm := float64(c.WarmUp)
+	if e < warm {
+		return c.LearningRate * (e + 1) / warm
+	}
+	return c.LearningRate / 2 * (1 + math.Cos(math.Pi*(e-warm)/(float64(c.Steps)-warm)))
+}

@@ -1,0 +1,229 @@
+package fit
+
+import (
+	"errors"
+	"fmt"
+	"iter"
+	"math"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"sort"
+	"strings"
+
+	"github.com/drag-and-drop-lora/dnd/graph/lora"
+	"github.com/drag-and-drop-lora/dnd/graph/safetensors"
+	"github.com/drag-and-drop-lora/dnd/graph/text"
+)
+
+// DataSet is one training data set as package collect leaves it.
+type DataSet struct {
+	Name        string
+	Prompts     []string
+	Checkpoints []string // paths of adapter files, in order
+	config      []byte   // adapter_config.json
+}
+
+// Data is all that a run is fitted on. Its tokens are read when they are needed.
+type Data struct {
+	Base   lora.Base
+	Sets   []DataSet
+	layout *lora.Layout
+}
+
+// OpenData reads the folder that collect wrote: for each data set named (all, if none
+// is) its prompts.json, adapter_config.json and checkpoints/. It checks every checkpoint
+// against the first one's base; all that is wrong comes back joined in one error.
+func OpenData(dir string, names []string, field string, tiling lora.Tiling) (*Data, error) {
+	if len(names) == 0 {
+		entries, err := os.ReadDir(dir)
+		if err != nil {
+			return nil, err
+		}
+		for _, e := range entries {
+			if e.IsDir() && !strings.HasPrefix(e.Name(), ".") {
+				names = append(names, e.Name())
+			}
+		}
+	}
+	if len(names) == 0 {
+		return nil, fmt.Errorf("fit: no data set in %s: run `dndtrain collect` first", dir)
+	}
+	d := &Data{}
+	var all []error
+	for _, name := range names {
+		set, err := openSet(filepath.Join(dir, name), field)
+		if err != nil {
+			all = append(all, fmt.Errorf("data set %s: %w", name, err))
+			continue
+		}
+		d.Sets = append(d.Sets, *set)
+		for _, path := range set.Checkpoints {
+			a, err := set.read(path)
+			if err != nil {
+				all = append(all, fmt.Errorf("data set %s: %w", name, err))
+				continue
+			}
+			if d.layout == nil {
+				d.Base = a.Base
+				if d.layout, err = lora.NewLayout(d.Base, tiling); err != nil {
+					return nil, err
+				}
+				continue
+			}
+			if err := same(d.Base, a.Base); err != nil {
+				all = append(all, fmt.Errorf("data set %s: %s: %w", name, filepath.Base(path), err))
+			}
+		}
+	}
+	return d, errors.Join(all...)
+}
+
+func openSet(dir, field string) (*DataSet, error) {
+	set := &DataSet{Name: filepath.Base(dir)}
+	var err error
+	if set.Prompts, err = text.ReadPrompts(filepath.Join(dir, "prompts.json"), nil, field); err != nil {
+		return nil, err
+	}
+	if set.config, err = os.ReadFile(filepath.Join(dir, "adapter_config.json")); err != nil {
+		return nil, err
+	}
+	if set.Checkpoints, err = filepath.Glob(filepath.Join(dir, "checkpoints", "*.safetensors")); err != nil {
+		return nil, err
+	}
+	if len(set.Checkpoints) == 0 {
+		return nil, errors.New("no checkpoint in checkpoints/: expected *.safetensors")
+	}
+	sort.Strings(set.Checkpoints)
+	return set, nil
+}
+
+// read reads one checkpoint, which refuses values that are not finite.
+func (s *DataSet) read(path string) (*lora.Adapter, error) {
+	f, err := safetensors.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	a, err := lora.DecodePEFT(s.config, f)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return a, nil
+}
+
+func same(want, got lora.Base) error {
+	if want.Rank != got.Rank || want.Alpha != got.Alpha {
+		return fmt.Errorf("rank %d and alpha %v, the first checkpoint has %d and %v", got.Rank, got.Alpha, want.Rank, want.Alpha)
+	}
+	if len(want.Targets) != len(got.Targets) {
+		return fmt.Errorf("%d modules, the first checkpoint has %d", len(got.Targets), len(want.Targets))
+	}
+	for i := range want.Targets {
+		if want.Targets[i] != got.Targets[i] {
+			return fmt.Errorf("module %+v where the first checkpoint has %+v", got.Targets[i], want.Targets[i])
+		}
+	}
+	return nil
+}
+
+// tokens reads a checkpoint as weight tokens (T,h,w).
+func (d *Data) tokens(set, checkpoint int) ([]float32, error) {
+	s := &d.Sets[set]
+	a, err := s.read(s.Checkpoints[checkpoint])
+	if err != nil {
+		return nil, err
+	}
+	t, h, w := d.layout.Shape()
+	out := make([]float32, t*h*w)
+	return out, d.layout.Encode(a, lora.Float32, out)
+}
+
+// Importance is the plain reference's criterion_weight: the mean of the data sets'
+// importance weights (d.2).
+func (d *Data) Importance(tiling lora.Tiling) ([]float32, error) {
+	var vectors [][]float32
+	for i := range d.Sets {
+		s := &d.Sets[i]
+		var adapters iter.Seq2[*lora.Adapter, error] = func(yield func(*lora.Adapter, error) bool) {
+			for _, path := range s.Checkpoints {
+				if !yield(s.read(path)) {
+					return
+				}
+			}
+		}
+		v, err := lora.ImportanceWeights(d.Base, tiling, adapters)
+		if err != nil {
+			return nil, fmt.Errorf("data set %s: %w", s.Name, err)
+		}
+		vectors = append(vectors, v)
+	}
+	return lora.MeanImportance(vectors...)
+}
+
+// Standard is how an Affine decoder's targets are standardised: (token - Offset)/Scale.
+type Standard struct {
+	Offset []float32 // (T,h,w): mean over each data set's checkpoints, then over data sets
+	Scale  []float32 // (T): root mean square of what remains; 0 where nothing varies
+}
+
+// minScale is the spread below which a token counts as constant, a frozen lora_A's.
+const minScale = 1e-5
+
+// Standardise computes it over all checkpoints.
+func (d *Data) Standardise() (*Standard, error) {
+	t, h, w := d.layout.Shape()
+	sum := make([]float64, t*h*w)
+	square := make([]float64, t*h*w)
+	for i, s := range d.Sets {
+		part := 1 / float64(len(s.Checkpoints)*len(d.Sets))
+		for j := range s.Checkpoints {
+			tokens, err := d.tokens(i, j)
+			if err != nil {
+				return nil, err
+			}
+			for k, v := range tokens {
+				sum[k] += part * float64(v)
+				square[k] += part * float64(v) * float64(v)
+			}
+		}
+	}
+	s := &Standard{Offset: make([]float32, t*h*w), Scale: make([]float32, t)}
+	for i := range t {
+		total, count := 0.0, 0
+		for k := i * h * w; k < (i+1)*h*w; k++ {
+			if math.IsNaN(sum[k]) {
+				continue
+			}
+			s.Offset[k] = float32(sum[k])
+			total += max(0, square[k]-sum[k]*sum[k])
+			count++
+		}
+		if scale := math.Sqrt(total / float64(max(count, 1))); scale > minScale {
+			s.Scale[i] = float32(scale)
+		}
+	}
+	return s, nil
+}
+
+// pick is what one item of a batch is made of.
+type pick struct {
+	set, checkpoint int
+	prompts         []int
+}
+
+// picks are the items of a step: any checkpoint of any data set, and fresh prompts of
+// that data set, without repetition while there are enough (d.4).
+func (d *Data) picks(c *Config, step int, pools []int) []pick {
+	rng := rand.New(rand.NewPCG(uint64(c.Seed), uint64(step)))
+	items := make([]pick, c.Batch)
+	for i := range items {
+		set := rng.IntN(len(d.Sets))
+		p := pick{set: set, checkpoint: rng.IntN(len(d.Sets[set].Checkpoints))}
+		for len(p.prompts) < c.Texts {
+			p.prompts = append(p.prompts, rng.Perm(pools[set])[:min(pools[set], c.Texts-len(p.prompts))]...)
+		}
+		items[i] = p
+	}
+	return items
+}
