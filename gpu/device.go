@@ -59,8 +59,9 @@ type Options struct {
 	// Device is an index from List, or -1 for the best: discrete before integrated before
 	// virtual before software.
 	Device int
-	// MemoryBudget bounds the GPU memory that a run may hold at a time, in bytes. 0 is no
-	// bound but the device's.
+	// MemoryBudget bounds the bytes of buffers that a run may hold at a time, without up to
+	// 64 MiB each for what is on its way to and from the device. 0 is no bound but the
+	// device's.
 	MemoryBudget int64
 }
 
@@ -266,8 +267,9 @@ func (d *Device) ensure(need graph.Limits) error {
 }
 
 // Run executes p once (graph.Executor). A device that was lost in an earlier run is
-// opened anew.
-func (d *Device) Run(ctx context.Context, p *graph.Program, w graph.Weights, in []graph.Input, report func(graph.Progress)) (*graph.Result, error) {
+// opened anew. A loss that the library notices in a submit or a poll ends the process: it
+// has no other way to report it there.
+func (d *Device) Run(ctx context.Context, p *graph.Program, w graph.Weights, in []graph.Input, report func(graph.Progress)) (result *graph.Result, err error) {
 	if err := p.Validate(); err != nil {
 		return nil, err
 	}
@@ -284,12 +286,20 @@ func (d *Device) Run(ctx context.Context, p *graph.Program, w graph.Weights, in 
 		return nil, err
 	}
 	r := &run{d: d, ctx: ctx, p: p, weights: w, inputs: in, report: report}
-	result, err := r.execute()
+	whole := false
+	defer func() {
+		if v := recover(); v != nil {
+			result, err = nil, fmt.Errorf("gpu: panic in the binding, the weights or the report: %v", v)
+		}
+		if !whole {
+			d.abandon()
+		}
+	}()
+	result, err = r.execute()
 	var lost *DeviceLostError
-	if errors.As(err, &lost) {
-		d.abandon()
-		return nil, err
+	if !errors.As(err, &lost) {
+		r.release()
+		whole = true
 	}
-	r.release()
 	return result, err
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"os"
 	"runtime"
 	"strings"
 	"sync"
@@ -25,7 +26,8 @@ func open(t testing.TB, o gpu.Options) *gpu.Device {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { d.Close() })
-	t.Logf("device: %s (%s, %s)", d.Info().Name, d.Info().Backend, d.Info().Type)
+	// Reading the variable also tells go test that a cached result of another driver is stale.
+	t.Logf("device: %s (%s, %s), VK_DRIVER_FILES=%s", d.Info().Name, d.Info().Backend, d.Info().Type, os.Getenv("VK_DRIVER_FILES"))
 	return d
 }
 
@@ -146,7 +148,8 @@ func TestErrors(t *testing.T) {
 			p.Buffers[1].Source = graph.Source{Kind: graph.SourceWeights, Name: "w", DType: "F32", Bytes: 4000}
 		}, 0, "weights w"},
 		{"over the budget", func(*graph.Program) {}, 5000, "8512 bytes of GPU memory"},
-		{"over the device's limits", func(p *graph.Program) { p.Requires.MaxComputeInvocationsPerWorkgroup = 1 << 20 }, 0, ""},
+		{"over the device's limits", func(p *graph.Program) { p.Requires.MaxComputeInvocationsPerWorkgroup = 1 << 15 }, 0, "maxComputeInvocationsPerWorkgroup 32768"},
+		{"text that is no UTF-8", func(p *graph.Program) { p.Kernels[0].WGSL += "//\xff" }, 0, "kernel add"},
 		{"not a Program", func(p *graph.Program) { p.Version = 99 }, 0, "version"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

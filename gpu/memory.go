@@ -74,21 +74,29 @@ func (r *run) buffer(i int) (*wgpu.Buffer, error) {
 	if b.Uniform {
 		usage = wgpu.BufferUsageUniform | wgpu.BufferUsageCopyDst
 	}
-	created, err := r.create(b.Label, b.Bytes, usage)
-	var full *OutOfMemoryError
-	if errors.As(err, &full) && len(r.dead) > 0 {
-		if err := r.drain(); err != nil {
-			return nil, err
-		}
-		created, err = r.create(b.Label, b.Bytes, usage)
-	}
-	if err != nil {
+	if err := r.again(func() (err error) {
+		r.buffers[i], err = r.create(b.Label, b.Bytes, usage)
+		return err
+	}); err != nil {
 		return nil, err
 	}
-	r.buffers[i] = created
 	r.live += b.Bytes
 	r.peak = max(r.peak, r.live)
-	return created, r.fill(i)
+	return r.buffers[i], r.fill(i)
+}
+
+// again runs f a second time where memory ran out the first time, once all memory that
+// only waits for the queue is given back.
+func (r *run) again(f func() error) error {
+	err := f()
+	var full *OutOfMemoryError
+	if !errors.As(err, &full) || len(r.dead) == 0 && r.staged == 0 {
+		return err
+	}
+	if err := r.drain(); err != nil {
+		return err
+	}
+	return f()
 }
 
 func (r *run) create(label string, bytes int64, usage wgpu.BufferUsage) (b *wgpu.Buffer, err error) {
@@ -159,10 +167,11 @@ func (r *run) write(i int, off int64, data []byte) error {
 	if rest := len(data) % 4; rest != 0 {
 		data = append(data[:len(data):len(data)], make([]byte, 4-rest)...)
 	}
-	err := guard(r.d.device, "upload to "+r.p.Buffers[i].Label, func() error {
-		return r.d.queue.WriteBuffer(r.buffers[i], uint64(off), data)
-	})
-	if err != nil {
+	if err := r.again(func() error {
+		return guard(r.d.device, "upload to "+r.p.Buffers[i].Label, func() error {
+			return r.d.queue.WriteBuffer(r.buffers[i], uint64(off), data)
+		})
+	}); err != nil {
 		return err
 	}
 	if r.staged += int64(len(data)); r.staged >= stagedBytes {

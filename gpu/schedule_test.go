@@ -249,3 +249,17 @@ func TestNothingHeld(t *testing.T) {
 		}
 	}
 }
+
+// What the caller hands in may panic: that run fails, the next one does not.
+func TestPanics(t *testing.T) {
+	d := open(t, gpu.Options{Device: -1})
+	p, w := chain(2, 1000, 1)
+	if _, err := d.Run(t.Context(), p, weightsFunc(func(string, int64, []byte) error { panic("oh") }), nil, nil); err == nil || !strings.Contains(err.Error(), "oh") {
+		t.Errorf("got %v", err)
+	}
+	result, err := d.Run(t.Context(), p, w, nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	checkChain(t, result, 2, 1000)
+}
