@@ -1,0 +1,121 @@
+package generator
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math"
+
+	"github.com/drag-and-drop-lora/dnd/graph"
+	"github.com/drag-and-drop-lora/dnd/graph/decoder"
+	"github.com/drag-and-drop-lora/dnd/graph/encoder"
+	"github.com/drag-and-drop-lora/dnd/graph/lora"
+	"github.com/drag-and-drop-lora/dnd/graph/safetensors"
+	"github.com/drag-and-drop-lora/dnd/graph/text"
+)
+
+// Names of a Program's inputs and results. The inputs ids and mask are encoder.InputIDs
+// and encoder.InputMask.
+const (
+	InputCondition  = "condition" // float32 (B,N,L,C)
+	OutputCondition = "condition" // float32 (B,N,L,C)
+	OutputTokens    = "tokens"    // float32 (B,T,h,w)
+)
+
+// Storage types in which a Program holds weights.
+const (
+	F32 = string(safetensors.F32)
+	F16 = string(safetensors.F16)
+)
+
+// ErrNoEncoder says that a package has no text encoder, so it can only decode.
+var ErrNoEncoder = errors.New("the generator has no text encoder: import it with --encoder, or give it a condition")
+
+// ErrNoBase says that a package does not know the adapter's names and shapes.
+var ErrNoBase = errors.New("the generator does not name the base model's LoRA targets: import it with --donor")
+
+// Compile is the whole way of one draw of prompts: ids and mask in, weight tokens out.
+// dtype is the storage type of the weights on the device, F32 or F16.
+func Compile(m *Manifest, limits graph.Limits, dtype string) (*graph.Program, error) {
+	b := graph.NewBuilder(limits)
+	condition, err := m.encode(b, dtype)
+	if err != nil {
+		return nil, err
+	}
+	b.Read(OutputTokens, decoder.Build(b, m.Decoder, condition, decoder.Options{DType: dtype}))
+	return b.Program()
+}
+
+// CompileEncode is the text encoder alone: ids and mask in, condition out.
+func CompileEncode(m *Manifest, limits graph.Limits, dtype string) (*graph.Program, error) {
+	b := graph.NewBuilder(limits)
+	condition, err := m.encode(b, dtype)
+	if err != nil {
+		return nil, err
+	}
+	b.Read(OutputCondition, condition)
+	return b.Program()
+}
+
+func (m *Manifest) encode(b *graph.Builder, dtype string) (*graph.Tensor, error) {
+	if m.Encoder == nil {
+		return nil, ErrNoEncoder
+	}
+	o := encoder.Options{DType: dtype, ZeroPads: m.Condition.Pads == PadsZero}
+	return encoder.Build(b, m.Encoder.Config, 1, m.Condition.Texts, m.Condition.Length, o), nil
+}
+
+// CompileDecode is the decoder alone: batch conditions in, weight tokens out.
+func CompileDecode(m *Manifest, limits graph.Limits, batch int, dtype string) (*graph.Program, error) {
+	b := graph.NewBuilder(limits)
+	in := m.Decoder.Condition()
+	condition := b.Input(InputCondition, [4]int{batch, in[0], in[1], in[2]})
+	b.Read(OutputTokens, decoder.Build(b, m.Decoder, condition, decoder.Options{DType: dtype}))
+	return b.Program()
+}
+
+// Feed is Compile's input for a batch of tokenised prompts: N texts of L tokens.
+func Feed(m *Manifest, b text.Batch) ([]graph.Input, error) {
+	if b.Texts != m.Condition.Texts || b.Length != m.Condition.Length {
+		return nil, fmt.Errorf("generator: %d texts of %d tokens, the condition takes %d of %d", b.Texts, b.Length, m.Condition.Texts, m.Condition.Length)
+	}
+	return []graph.Input{
+		{Name: encoder.InputIDs, Data: text.Words(b.IDs)},
+		{Name: encoder.InputMask, Data: text.Words(b.Mask)},
+	}, nil
+}
+
+// Finish turns the weight tokens (T,h,w) of one draw into an adapter.
+func Finish(m *Manifest, tokens []float32) (*lora.Adapter, error) {
+	if m.Base == nil {
+		return nil, ErrNoBase
+	}
+	for i, v := range tokens {
+		if v != v || math.IsInf(float64(v), 0) {
+			return nil, fmt.Errorf("generator: weight token value %d is %v: the generator's weights or the device are faulty", i, v)
+		}
+	}
+	a, err := lora.FromTokens(*m.Base, m.Tiling, tokens, lora.Float32)
+	if err != nil {
+		return nil, err
+	}
+	return a, a.Check()
+}
+
+// Float32s reads a Program's result.
+func Float32s(raw []byte) []float32 {
+	v := make([]float32, len(raw)/4)
+	for i := range v {
+		v[i] = math.Float32frombits(binary.LittleEndian.Uint32(raw[4*i:]))
+	}
+	return v
+}
+
+// Bytes is the inverse of Float32s: a Program's input.
+func Bytes(v []float32) []byte {
+	raw := make([]byte, 4*len(v))
+	for i, x := range v {
+		binary.LittleEndian.PutUint32(raw[4*i:], math.Float32bits(x))
+	}
+	return raw
+}

@@ -1,0 +1,89 @@
+package generator
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/drag-and-drop-lora/dnd/graph"
+	"github.com/drag-and-drop-lora/dnd/graph/text"
+)
+
+// Runner runs a package's two networks on some backend: NewRunner's on a graph.Executor,
+// package trainer/infer's on GoMLX. report may be nil.
+type Runner interface {
+	// Name is the backend: "webgpu", "pjrt" or "cpu". Device says what computes.
+	Name() string
+	Device() string
+	// Encode makes the condition (N,L,C) of one draw of prompts.
+	Encode(ctx context.Context, p *Package, b text.Batch, report func(graph.Progress)) ([]float32, error)
+	// Decode makes weight tokens (batch,T,h,w) from conditions (batch,N,L,C).
+	Decode(ctx context.Context, p *Package, condition []float32, batch int, report func(graph.Progress)) ([]float32, error)
+	Close() error
+}
+
+// ExecutorRunner is the Runner that compiles Programs for an executor.
+type ExecutorRunner struct {
+	exec         graph.Executor
+	name, device string
+	dtype        string
+	close        func() error
+	peak         int64
+}
+
+// NewRunner makes a Runner of an executor. dtype is the weights' storage type on the
+// device, F32 or F16; close is called by Close.
+func NewRunner(exec graph.Executor, name, device, dtype string, close func() error) *ExecutorRunner {
+	return &ExecutorRunner{exec: exec, name: name, device: device, dtype: dtype, close: close}
+}
+
+// Name is the backend.
+func (r *ExecutorRunner) Name() string { return r.name }
+
+// Device says what computes.
+func (r *ExecutorRunner) Device() string { return r.device }
+
+// Close closes the executor.
+func (r *ExecutorRunner) Close() error { return r.close() }
+
+// PeakBytes is the most device memory that a run has held so far.
+func (r *ExecutorRunner) PeakBytes() int64 { return r.peak }
+
+// Encode implements Runner.
+func (r *ExecutorRunner) Encode(ctx context.Context, p *Package, b text.Batch, report func(graph.Progress)) ([]float32, error) {
+	program, err := CompileEncode(&p.Manifest, r.exec.Limits(), r.dtype)
+	if err != nil {
+		return nil, err
+	}
+	in, err := Feed(&p.Manifest, b)
+	if err != nil {
+		return nil, err
+	}
+	return r.run(ctx, p, program, in, report)
+}
+
+// Decode implements Runner.
+func (r *ExecutorRunner) Decode(ctx context.Context, p *Package, condition []float32, batch int, report func(graph.Progress)) ([]float32, error) {
+	in := p.Manifest.Decoder.Condition()
+	if len(condition) != batch*in[0]*in[1]*in[2] {
+		return nil, fmt.Errorf("generator: condition of %d values, expected %d times (%d,%d,%d)", len(condition), batch, in[0], in[1], in[2])
+	}
+	program, err := CompileDecode(&p.Manifest, r.exec.Limits(), batch, r.dtype)
+	if err != nil {
+		return nil, err
+	}
+	return r.run(ctx, p, program, []graph.Input{{Name: InputCondition, Data: Bytes(condition)}}, report)
+}
+
+func (r *ExecutorRunner) run(ctx context.Context, p *Package, program *graph.Program, in []graph.Input, report func(graph.Progress)) ([]float32, error) {
+	result, err := r.exec.Run(ctx, program, p.Weights(), in, report)
+	if err != nil {
+		return nil, err
+	}
+	r.peak = max(r.peak, result.PeakBytes)
+	// A large tensor comes back as several reads of one name, in order.
+	var values []float32
+	for _, out := range result.Outputs {
+		values = append(values, Float32s(out.Data)...)
+	}
+	return values, nil
+}
