@@ -3,14 +3,15 @@ package text
 import (
 	"strings"
 	"unicode"
+	"unicode/utf8"
 
 	"golang.org/x/text/unicode/norm"
 )
 
 // normalize does what BERT's normaliser does (reference a.2, step 2): control
 // characters go, white space becomes a space, CJK ideographs stand alone, accents go,
-// letters become lower case one by one. It stops after about limit bytes of result.
-func (t *Tokenizer) normalize(s string, limit int) string {
+// letters become lower case one by one.
+func (t *Tokenizer) normalize(s string) string {
 	var clean strings.Builder
 	for _, r := range s {
 		switch {
@@ -26,21 +27,35 @@ func (t *Tokenizer) normalize(s string, limit int) string {
 		default:
 			clean.WriteRune(r)
 		}
-		if clean.Len() >= limit {
-			break
-		}
 	}
 	if !t.lower {
 		return clean.String()
 	}
 	var out strings.Builder
-	for _, r := range norm.NFD.String(clean.String()) {
-		if !unicode.Is(unicode.Mn, r) || unicode.Is(kept, r) {
-			out.WriteRune(toLower(r))
+	write := func(s string) {
+		for _, r := range s {
+			if !unicode.Is(unicode.Mn, r) || unicode.Is(kept, r) {
+				out.WriteRune(toLower(r))
+			}
 		}
+	}
+	rest := clean.String()
+	for rest != "" {
+		plain := strings.IndexFunc(rest, isLater)
+		if plain < 0 {
+			plain = len(rest)
+		}
+		write(norm.NFD.String(rest[:plain]))
+		_, size := utf8.DecodeRuneInString(rest[plain:])
+		write(rest[plain : plain+size])
+		rest = rest[plain+size:]
 	}
 	return out.String()
 }
+
+// isLater says whether r came to Unicode, or to its normalisation, after the reference's
+// tokenizer: it takes such a mark for a letter that others are not sorted across.
+func isLater(r rune) bool { return r >= rune(later.R16[0].Lo) && unicode.Is(later, r) }
 
 // isOther says whether r is of category C*. Unassigned characters do not count: the
 // reference's tokenizer keeps them.

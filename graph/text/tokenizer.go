@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -89,6 +90,7 @@ func FromJSON(raw []byte) (*Tokenizer, error) {
 		PreTokenizer struct {
 			Type string `json:"type"`
 		} `json:"pre_tokenizer"`
+		Added []addedToken `json:"added_tokens"`
 	}
 	if err := json.Unmarshal(raw, &file); err != nil {
 		return nil, fmt.Errorf("text: tokenizer.json: %w", err)
@@ -105,10 +107,38 @@ func FromJSON(raw []byte) (*Tokenizer, error) {
 	case !is(n.CJK, true) || !is(n.Clean, true) || n.Accents != nil && (n.Lower == nil || *n.Accents != *n.Lower):
 		return nil, errors.New("text: tokenizer.json: normalizer options differ from BERT's")
 	}
+	for _, a := range file.Added {
+		if err := a.check(m.Vocab); err != nil {
+			return nil, fmt.Errorf("text: tokenizer.json: %w", err)
+		}
+	}
 	if len(m.Vocab) > maxVocab {
 		return nil, fmt.Errorf("text: tokenizer.json: vocabulary of %d pieces, at most %d", len(m.Vocab), maxVocab)
 	}
 	return newTokenizer(m.Vocab, n.Lower == nil || *n.Lower)
+}
+
+// addedToken is a token that is looked for in the text before normalisation.
+type addedToken struct {
+	ID         uint32 `json:"id"`
+	Content    string `json:"content"`
+	SingleWord bool   `json:"single_word"`
+	Left       bool   `json:"lstrip"`
+	Right      bool   `json:"rstrip"`
+	Normalized bool   `json:"normalized"`
+}
+
+func (a addedToken) check(vocab map[string]uint32) error {
+	id, ok := vocab[a.Content]
+	switch {
+	case !slices.Contains(specialTokens[:], a.Content):
+		return fmt.Errorf("added token %q, expected only BERT's %s", a.Content, strings.Join(specialTokens[:], " "))
+	case a.SingleWord || a.Left || a.Right || a.Normalized:
+		return fmt.Errorf("added token %s has options (single_word, lstrip, rstrip or normalized), expected none", a.Content)
+	case !ok || id != a.ID:
+		return fmt.Errorf("added token %s has id %d, expected the vocabulary's", a.Content, a.ID)
+	}
+	return nil
 }
 
 func newTokenizer(vocab map[string]uint32, lower bool) (*Tokenizer, error) {
@@ -221,16 +251,19 @@ func (t *Tokenizer) appendPlain(ids []uint32, s string) []uint32 {
 			part = s[:cut(s, stretch)]
 		}
 		s = s[len(part):]
-		ids = t.appendWords(ids, t.normalize(part, len(part)*2+16))
+		ids = t.appendWords(ids, t.normalize(part))
 	}
 	return ids
 }
 
-// cut finds where s can be cut without changing its words: behind an ASCII space at or
-// after n, else at its end.
+// cut finds where s can be cut without changing its words: behind ASCII white space or
+// punctuation or a CJK ideograph at or after n, else at its end. n may be inside a
+// character.
 func cut(s string, n int) int {
-	if i := strings.IndexAny(s[n:], " \n\t\r"); i >= 0 {
-		return n + i + 1
+	for i, r := range s[n:] {
+		if r == ' ' || r == '\n' || r == '\t' || r == '\r' || r < utf8.RuneSelf && isPunctuation(r) || isCJK(r) {
+			return n + i + utf8.RuneLen(r)
+		}
 	}
 	return len(s)
 }
