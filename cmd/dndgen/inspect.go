@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/drag-and-drop-lora/dnd/cmd/internal/cli"
+	"github.com/drag-and-drop-lora/dnd/graph/generator"
 	"github.com/drag-and-drop-lora/dnd/graph/gguf"
 	"github.com/drag-and-drop-lora/dnd/graph/lora"
 	"github.com/drag-and-drop-lora/dnd/graph/safetensors"
@@ -20,6 +21,7 @@ import (
 
 // The kinds of things that inspect and verify know.
 const (
+	kindGenerator   = "generator"
 	kindAdapter     = "adapter"
 	kindSafetensors = "safetensors"
 	kindGGUF        = "gguf"
@@ -41,7 +43,7 @@ func kindOf(path string) (string, error) {
 		return "", fmt.Errorf("%s: expected a folder, a .safetensors or a .gguf file", path)
 	}
 	for _, f := range []struct{ name, kind string }{
-		{lora.InfoName, kindAdapter}, {lora.ConfigName, kindAdapter}, {lora.WeightsName, kindAdapter},
+		{generator.ManifestName, kindGenerator}, {lora.InfoName, kindAdapter}, {lora.ConfigName, kindAdapter}, {lora.WeightsName, kindAdapter},
 	} {
 		if _, err := os.Stat(filepath.Join(path, f.name)); err == nil {
 			return f.kind, nil
@@ -49,7 +51,7 @@ func kindOf(path string) (string, error) {
 			return "", err
 		}
 	}
-	return "", fmt.Errorf("%s: holds neither %s nor %s", path, lora.InfoName, lora.ConfigName)
+	return "", fmt.Errorf("%s: holds none of %s, %s and %s", path, generator.ManifestName, lora.InfoName, lora.ConfigName)
 }
 
 // tensor is one line of a table of contents.
@@ -79,10 +81,52 @@ func inspect(flags *pflag.FlagSet) cli.Run {
 			return inspectSafetensors(e, args[0])
 		case kindGGUF:
 			return inspectGGUF(e, args[0])
+		case kindGenerator:
+			return inspectGenerator(e, args[0])
 		default:
 			return inspectAdapter(e, args[0])
 		}
 	}
+}
+
+// generatorReport is what inspect prints of a generator package.
+type generatorReport struct {
+	Kind string `json:"kind"`
+	generator.Summary
+	SHA256   string             `json:"sha256"`
+	Manifest generator.Manifest `json:"manifest"`
+}
+
+func inspectGenerator(e *cli.Env, path string) error {
+	p, err := generator.Open(path)
+	if err != nil {
+		return err
+	}
+	defer p.Close()
+	r := generatorReport{kindGenerator, p.Summary(), p.SHA256, p.Manifest}
+	return e.Result(r, func(w io.Writer) {
+		m := &r.Manifest
+		fmt.Fprintf(w, "generator   %s, %d files, %s\n", r.Name, r.Files, size(r.Bytes))
+		fmt.Fprintf(w, "from        %s\n", m.Provenance.Source)
+		if len(m.Provenance.DataSets) > 0 {
+			fmt.Fprintf(w, "data sets   %s\n", strings.Join(m.Provenance.DataSets, ", "))
+		}
+		if len(m.Provenance.HeldOut) > 0 {
+			fmt.Fprintf(w, "held out    %s\n", strings.Join(m.Provenance.HeldOut, ", "))
+		}
+		fmt.Fprintf(w, "condition   %d prompts of %d tokens, width %d, pads %s\n", m.Condition.Texts, m.Condition.Length, m.Condition.Width, m.Condition.Pads)
+		fmt.Fprintf(w, "decoder     %d layers, kernel %d, %d parameters, %s %v\n", r.Decoder.Layers, m.Decoder.KernelSize, r.Decoder.Parameters, size(r.Decoder.Bytes), r.Decoder.DTypes)
+		fmt.Fprintf(w, "tokens      %d of %d x %d\n", r.Tokens[0], r.Tokens[1], r.Tokens[2])
+		if m.Encoder != nil {
+			fmt.Fprintf(w, "encoder     %s, %d layers, %d parameters, %s %v\n", m.Encoder.ID, r.Encoder.Layers, r.Encoder.Parameters, size(r.Encoder.Bytes), r.Encoder.DTypes)
+		}
+		if m.Base != nil {
+			fmt.Fprintf(w, "base model  %s, LoRA of rank %d, alpha %g, %d modules, %d values\n", m.Base.Model, m.Base.Rank, m.Base.Alpha, len(m.Base.Targets), r.BaseValues)
+		}
+		if err := m.Complete(); err != nil {
+			fmt.Fprintf(w, "limits      %v\n", err)
+		}
+	})
 }
 
 func inspectSafetensors(e *cli.Env, path string) error {
@@ -210,30 +254,43 @@ func (r *adapterReport) print(e *cli.Env) error {
 	})
 }
 
-func verify(flags *pflag.FlagSet) cli.Run {
-	return func(_ context.Context, e *cli.Env, args []string) error {
-		path := args[0]
-		kind, err := kindOf(path)
-		if err != nil {
+// verdict is what verify prints.
+type verdict struct {
+	Path string `json:"path"`
+	Kind string `json:"kind"`
+	OK   bool   `json:"ok"` // always: a path that is not fails
+	// Package is there for a generator.
+	Package *generator.Report `json:"package,omitempty"`
+}
+
+func verify(*pflag.FlagSet) cli.Run {
+	return func(ctx context.Context, e *cli.Env, args []string) error {
+		v := verdict{Path: args[0], OK: true}
+		var err error
+		if v.Kind, err = kindOf(v.Path); err != nil {
 			return err
 		}
-		switch kind {
+		switch v.Kind {
 		case kindSafetensors:
-			err = closing(safetensors.Open(path))
+			err = closing(safetensors.Open(v.Path))
 		case kindGGUF:
-			err = closing(gguf.Open(path))
+			err = closing(gguf.Open(v.Path))
+		case kindGenerator:
+			bar := e.Bar()
+			v.Package, err = generator.Verify(ctx, v.Path, func(done, total int64) { bar.Set("verify", done, total, "") })
+			bar.Done()
 		default:
-			err = verifyAdapter(path)
+			err = verifyAdapter(v.Path)
 		}
 		if err != nil {
 			return err
 		}
-		result := struct {
-			Path string `json:"path"`
-			Kind string `json:"kind"`
-			OK   bool   `json:"ok"`
-		}{path, kind, true}
-		return e.Result(result, func(w io.Writer) { fmt.Fprintf(w, "%s: %s, ok\n", path, kind) })
+		return e.Result(v, func(w io.Writer) {
+			fmt.Fprintf(w, "%s: %s, ok\n", v.Path, v.Kind)
+			if v.Package != nil {
+				fmt.Fprintf(w, "%d tensors, %d values, all finite; checksums match\n", v.Package.Tensors, v.Package.Values)
+			}
+		})
 	}
 }
 

@@ -5,8 +5,10 @@ import "github.com/drag-and-drop-lora/dnd/cmd/internal/cli"
 
 func main() {
 	cli.Main("dndgen", "dndgen turns prompts into a LoRA adapter that is ready to load.", []cli.Command{
+		{Name: "import", Short: "make a generator package of an official checkpoint", Setup: importCheckpoint},
+		{Name: "madeup", Short: "make a generator package with made-up weights, to measure with", Setup: madeUp},
 		{Name: "devices", Short: "the WebGPU devices of this machine", Setup: devices},
-		{Name: "inspect", Args: "PATH", Short: "what an adapter, a safetensors or a GGUF file holds", Setup: inspect},
+		{Name: "inspect", Args: "PATH", Short: "what a generator, an adapter, a safetensors or a GGUF file holds", Setup: inspect},
 		{Name: "verify", Args: "PATH", Short: "check a file or folder, checksums included", Setup: verify},
 	})
 }

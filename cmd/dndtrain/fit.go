@@ -1,0 +1,124 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/pflag"
+
+	"github.com/drag-and-drop-lora/dnd/cmd/internal/cli"
+	"github.com/drag-and-drop-lora/dnd/graph/encoder"
+	"github.com/drag-and-drop-lora/dnd/graph/generator"
+	"github.com/drag-and-drop-lora/dnd/graph/safetensors"
+	"github.com/drag-and-drop-lora/dnd/trainer/backend"
+	"github.com/drag-and-drop-lora/dnd/trainer/fit"
+)
+
+func fitGenerator(flags *pflag.FlagSet) cli.Run {
+	c := fit.Defaults()
+	data := flags.String("data", "", "folder that collect wrote")
+	sets := flags.StringSlice("sets", nil, "data sets in it to fit on (default: all)")
+	field := flags.String("field", "", "key of a record's prompt (default: prompt)")
+	layout := flags.String("layout", "", "JSON file: the decoder's class, features and kernel_size, and the tokenizer")
+	encoderDir := flags.String("encoder", "", "text encoder (Hugging Face folder)")
+	out := flags.String("out", "", "folder for the run: checkpoints, loss.csv and loss.png; a run that was stopped goes on")
+	name := flags.String("backend", backend.Auto, "auto, pjrt or cpu")
+	flags.StringVar(&c.Pads, "pads", c.Pads, "condition at pad positions: "+generator.PadsEncoded+" or "+generator.PadsZero)
+	flags.IntVar(&c.Steps, "steps", c.Steps, "optimizer steps")
+	flags.IntVar(&c.Batch, "batch", c.Batch, "pairs of prompts and checkpoint a step")
+	flags.Float64Var(&c.LearningRate, "learning-rate", c.LearningRate, "peak of the schedule")
+	flags.IntVar(&c.WarmUp, "warm-up", c.WarmUp, "steps of linear warm-up")
+	flags.Float64Var(&c.WeightDecay, "weight-decay", c.WeightDecay, "AdamW's weight decay")
+	flags.Float64Var(&c.Clip, "clip", c.Clip, "largest norm of a gradient")
+	flags.Float64Var(&c.ConditionNoise, "condition-noise", c.ConditionNoise, "deviation of noise on the condition")
+	flags.Float64Var(&c.TargetNoise, "target-noise", c.TargetNoise, "deviation of noise on the weight tokens")
+	flags.IntVar(&c.Prompts, "prompts", c.Prompts, "prompts of each data set that take part (0: all)")
+	flags.Int64Var(&c.Seed, "seed", c.Seed, "seed of weights, pairs and noise")
+	flags.IntVar(&c.SaveEvery, "save-every", c.SaveEvery, "steps between checkpoints")
+	return func(ctx context.Context, e *cli.Env, _ []string) error {
+		if err := cli.Required(flags, "data", "layout", "encoder", "out"); err != nil {
+			return err
+		}
+		if err := cli.OneOf("backend", *name, backend.Auto, backend.PJRT, backend.CPU); err != nil {
+			return err
+		}
+		l, err := generator.ReadLayout(*layout)
+		if err != nil {
+			return err
+		}
+		c.Decoder, c.Tiling = l.Decoder, l.Tiling
+		condition := l.Decoder.Condition()
+		c.Texts, c.Length = condition[0], condition[1]
+		if err := c.Validate(); err != nil {
+			return cli.Usagef("%w", err)
+		}
+		text, err := openEncoder(*encoderDir)
+		if err != nil {
+			return err
+		}
+		defer text.Weights.Close()
+		d, err := fit.OpenData(*data, *sets, *field, c.Tiling)
+		if err != nil {
+			return err
+		}
+		b, err := openBackend(e, *name)
+		if err != nil {
+			return err
+		}
+		defer b.Finalize()
+
+		bar := e.Bar()
+		result, err := fit.Run(ctx, c, d, text, b, *out, func(p fit.Progress) {
+			note := ""
+			if p.PerStep > 0 {
+				note = fmt.Sprintf("loss %.5f, %.2f steps/s", p.Smooth, 1/p.PerStep.Seconds())
+			}
+			bar.Set(p.Stage, int64(p.Done), int64(p.Total), note)
+		})
+		bar.Done()
+		if err != nil {
+			return err
+		}
+		return e.Result(result, func(w io.Writer) {
+			fmt.Fprintf(w, "%s: %d steps, loss %.6f\n", *out, result.Steps, result.Loss)
+		})
+	}
+}
+
+// openBackend opens what GoMLX computes on, and says what it is.
+func openBackend(e *cli.Env, name string) (backend.Backend, error) {
+	b, err := backend.Open(name)
+	if err != nil {
+		return b, err
+	}
+	if b.Skipped != nil {
+		e.Message("note: %v", b.Skipped)
+	}
+	e.Message("backend %s: %s", b.Name, b.Device)
+	return b, nil
+}
+
+// openEncoder opens a text encoder in Hugging Face layout.
+func openEncoder(dir string) (*fit.TextEncoder, error) {
+	path := filepath.Join(dir, "config.json")
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	config, err := encoder.ParseConfig(raw)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	tokenizer, err := generator.ReadTokenizer(dir)
+	if err != nil {
+		return nil, err
+	}
+	weights, err := safetensors.Open(filepath.Join(dir, "model.safetensors"))
+	if err != nil {
+		return nil, err
+	}
+	return &fit.TextEncoder{Config: config, Tokenizer: tokenizer, Weights: weights}, nil
+}

@@ -1,0 +1,12 @@
+// Command dndtrain makes generators: it trains LoRA checkpoints on data sets, fits a
+// generator on them, and exports that as a package for dndgen.
+package main
+
+import "github.com/drag-and-drop-lora/dnd/cmd/internal/cli"
+
+func main() {
+	cli.Main("dndtrain", "dndtrain makes generators of LoRA adapters.", []cli.Command{
+		{Name: "fit", Short: "fit a generator on collected checkpoints", Setup: fitGenerator},
+		{Name: "tokens", Short: "turn an adapter into weight tokens, or back", Setup: tokens},
+	})
+}
