@@ -8,9 +8,11 @@ import (
 )
 
 // What the planner aims at. maxScratch bounds each buffer of repacked weights and of
-// padded inputs, whatever the device could bind.
+// padded inputs, whatever the device could bind; maxBinding keeps every index of a value
+// far inside of a kernel's 32 bits.
 const (
 	maxScratch = 128 << 20
+	maxBinding = 2 << 30
 	maxCost    = 4_000_000_000
 	slotBytes  = 256
 	slotWords  = slotBytes / 4
@@ -139,7 +141,7 @@ func within(needs, limits Limits) error {
 
 // bindable is the most bytes of one storage buffer: all are bound whole.
 func (b *Builder) bindable() int64 {
-	return min(b.limits.MaxStorageBufferBindingSize, b.limits.MaxBufferSize) &^ 15
+	return min(b.limits.MaxStorageBufferBindingSize, b.limits.MaxBufferSize, maxBinding) &^ 15
 }
 
 func (b *Builder) scratchLimit() int64 { return min(b.bindable(), maxScratch) }

@@ -326,6 +326,11 @@ func (b *Builder) convolve(g *geometry, j job, s shard, padded int) {
 		if x.items.len() <= 0 || x.out.len() <= 0 || x.p.len() <= 0 || x.q.len() <= 0 {
 			continue
 		}
+		if (x.q.from-j.q.from)%tilePos != 0 || (x.out.from-s.out.from)%tileOut != 0 {
+			b.failf("%s: %d planes of %v values need %d bytes in one binding, the limit is %d",
+				g.Label, tilePos, g.y.Shape[2:], tilePos*g.y.plane()*4, b.bindable())
+			return
+		}
 		x.base = part.index(x.items.from*n, g.y.plane())
 		b.convolveBox(g, x)
 	}

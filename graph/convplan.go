@@ -30,7 +30,9 @@ type plan struct {
 // direct says that each invocation finishes its sums at once.
 func (p plan) direct(channels int64) bool { return p.slices == 1 && p.stepSize >= channels }
 
-func (g *geometry) plan(x box, maxCost int64) plan {
+func (g *geometry) plan(x box, maxCost, limit int64) plan {
+	// Partial sums of a dispatch lie in one buffer.
+	wide := min(wideDispatch, limit/(tileOut*tilePos*4))
 	channels, taps := int64(g.c), g.taps()
 	p := plan{
 		tiles:    int64(x.items.len()) * int64(x.p.len()) * ceil(int64(x.q.len()), tilePos),
@@ -38,18 +40,18 @@ func (g *geometry) plan(x box, maxCost int64) plan {
 		slice:    channels, slices: 1, stepSize: channels,
 	}
 	threads := p.tiles * p.outTiles
-	if want := min(wideDispatch/threads, taps/minSlice, channels); want > 1 {
+	if want := min(wide/threads, taps/minSlice, channels); want > 1 {
 		p.slice = ceil(channels, want)
 		p.slices = ceil(channels, p.slice)
 	}
 	// One invocation with all its sums, in multiply-accumulates.
 	each := taps * tileOut * tilePos
 	most := max(maxCost/each, 1)
-	if p.slices == 1 && most >= min(threads, wideDispatch) && each <= maxCost {
+	if p.slices == 1 && most >= min(threads, wide) && each <= maxCost {
 		p.chunk(most)
 		return p
 	}
-	p.chunk(wideDispatch)
+	p.chunk(wide)
 	perChannel := p.chunkTiles * p.chunkOut * p.slices * each / channels
 	p.stepSize = min(p.slice, max(maxCost/max(perChannel, 1), 1))
 	return p
@@ -62,7 +64,7 @@ func (p *plan) chunk(n int64) {
 }
 
 func (b *Builder) convolveBox(g *geometry, x box) {
-	p := g.plan(x, b.MaxCost)
+	p := g.plan(x, b.MaxCost, b.scratchLimit())
 	groups := int64(b.limits.MaxComputeWorkgroupsPerDimension)
 	direct := p.direct(int64(g.c))
 	hasBias, gelu := int(flag(g.Bias != "")), int(flag(g.GELU))

@@ -56,9 +56,9 @@ func elements(shape [4]int) int64 {
 	return n
 }
 
-// layout cuts a shape into buffers. Boundaries within an item are multiples of align
-// planes.
-func (b *Builder) layout(label string, shape [4]int, align int) []part {
+// layout cuts a shape into buffers. Boundaries within an item are multiples of 8 planes,
+// which Conv wants of its results, unless 8 planes are larger than a binding.
+func (b *Builder) layout(label string, shape [4]int) []part {
 	if b.err != nil {
 		return nil
 	}
@@ -76,11 +76,13 @@ func (b *Builder) layout(label string, shape [4]int, align int) []part {
 		}
 		return parts
 	}
-	per := int(b.bindable()/plane) / align * align
+	per := int(b.bindable() / plane)
 	if per == 0 {
-		b.failf("%s: %d planes of %v values need %d bytes in one binding, the limit is %d",
-			label, align, shape[2:], int64(align)*plane, b.bindable())
+		b.failf("%s: a plane of %v values needs %d bytes in one binding, the limit is %d", label, shape[2:], plane, b.bindable())
 		return nil
+	}
+	if per >= tilePos {
+		per = per / tilePos * tilePos
 	}
 	if int64(batch)*ceil(int64(n), int64(per)) > maxBuffers {
 		b.failf("%s: shape %v needs too many buffers", label, shape)
@@ -96,7 +98,7 @@ func (b *Builder) layout(label string, shape [4]int, align int) []part {
 
 // Tensor makes a tensor that later dispatches fill. Its first contents are undefined.
 func (b *Builder) Tensor(label string, shape [4]int) *Tensor {
-	t := &Tensor{Shape: shape, parts: b.layout(label, shape, 8)}
+	t := &Tensor{Shape: shape, parts: b.layout(label, shape)}
 	for i := range t.parts {
 		t.parts[i].buffer = b.temp(label, int64(t.parts[i].count)*t.plane()*4)
 	}
@@ -105,7 +107,7 @@ func (b *Builder) Tensor(label string, shape [4]int) *Tensor {
 
 // Input is a tensor that the caller of the Program provides: float32, row-major.
 func (b *Builder) Input(name string, shape [4]int) *Tensor {
-	t := &Tensor{Shape: shape, parts: b.layout(name, shape, 1)}
+	t := &Tensor{Shape: shape, parts: b.layout(name, shape)}
 	for i := range t.parts {
 		p := &t.parts[i]
 		bytes := int64(p.count) * t.plane() * 4
