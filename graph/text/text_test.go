@@ -103,12 +103,39 @@ func TestCorpus(t *testing.T) {
 	}
 }
 
+// A long text is tokenised a stretch at a time, which must not show.
+func TestStretches(t *testing.T) {
+	var corpus []struct {
+		Text string   `json:"text"`
+		IDs  []uint32 `json:"ids"`
+	}
+	readJSON(t, filepath.Join("testdata", "wordpiece.json"), &corpus)
+	var long strings.Builder
+	want := []uint32{101}
+	for range 3 {
+		for _, c := range corpus {
+			long.WriteString(c.Text)
+			long.WriteByte(' ')
+			want = append(want, c.IDs...)
+		}
+	}
+	want = append(want, 102)
+	b, err := tokenizer(t).Encode([]string{long.String()}, (len(want)+511)/512*512)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Equal(b.IDs[:len(want)], want) {
+		t.Errorf("%d bytes as one text differ from the texts one by one", long.Len())
+	}
+}
+
 func TestLongText(t *testing.T) {
 	tok := tokenizer(t)
 	for name, s := range map[string]string{
 		"words":   strings.Repeat("a sentence of words, ", 500_000),
 		"one":     strings.Repeat("x", 10<<20),
 		"special": strings.Repeat("[MASK]", 1<<20),
+		"CJK":     strings.Repeat("日本語", 1<<20),
 	} {
 		b, err := tok.Encode([]string{s}, 1536)
 		if err != nil {
@@ -120,12 +147,42 @@ func TestLongText(t *testing.T) {
 	}
 }
 
+// tokenizerJSON is a small tokenizer.json with some options in two places.
+func tokenizerJSON(normalizer, added string) string {
+	return `{"model":{"type":"WordPiece","unk_token":"[UNK]","continuing_subword_prefix":"##","max_input_chars_per_word":100,
+		"vocab":{"[PAD]":0,"[UNK]":1,"[CLS]":2,"[SEP]":3,"[MASK]":4,"É":5,"a":6}},
+		"normalizer":{"type":"BertNormalizer"` + normalizer + `},"pre_tokenizer":{"type":"BertPreTokenizer"},"added_tokens":[` + added + `]}`
+}
+
+func TestCased(t *testing.T) {
+	for options, want := range map[string][]uint32{
+		`,"lowercase":false`: {2, 5, 1, 6, 3, 0},
+		``:                   {2, 1, 6, 6, 3, 0},
+	} {
+		tok, err := text.FromJSON([]byte(tokenizerJSON(options, `{"id":4,"content":"[MASK]"}`)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if tok.Size() != 7 {
+			t.Errorf("size %d, want 7", tok.Size())
+		}
+		if b, err := tok.Encode([]string{"É A a"}, 6); err != nil || !slices.Equal(b.IDs, want) {
+			t.Errorf("%q: %v, %v, want %v", options, b.IDs, err, want)
+		}
+	}
+}
+
 func TestBadVocabularies(t *testing.T) {
 	for name, raw := range map[string]string{
-		"not JSON":  `{`,
-		"other":     `{"model":{"type":"BPE"}}`,
-		"options":   `{"model":{"type":"WordPiece","vocab":{},"continuing_subword_prefix":"##","max_input_chars_per_word":50,"unk_token":"[UNK]"}}`,
-		"no tokens": `{"model":{"type":"WordPiece","vocab":{"a":0},"continuing_subword_prefix":"##","max_input_chars_per_word":100,"unk_token":"[UNK]"},"normalizer":{"type":"BertNormalizer"},"pre_tokenizer":{"type":"BertPreTokenizer"}}`,
+		"added token":        tokenizerJSON("", `{"id":7,"content":"<mark>"}`),
+		"stripping token":    tokenizerJSON("", `{"id":4,"content":"[MASK]","lstrip":true}`),
+		"id of added token":  tokenizerJSON("", `{"id":5,"content":"[MASK]"}`),
+		"accents kept":       tokenizerJSON(`,"lowercase":true,"strip_accents":false`, ""),
+		"control characters": tokenizerJSON(`,"clean_text":false`, ""),
+		"not JSON":           `{`,
+		"other":              `{"model":{"type":"BPE"}}`,
+		"options":            `{"model":{"type":"WordPiece","vocab":{},"continuing_subword_prefix":"##","max_input_chars_per_word":50,"unk_token":"[UNK]"}}`,
+		"no tokens":          `{"model":{"type":"WordPiece","vocab":{"a":0},"continuing_subword_prefix":"##","max_input_chars_per_word":100,"unk_token":"[UNK]"},"normalizer":{"type":"BertNormalizer"},"pre_tokenizer":{"type":"BertPreTokenizer"}}`,
 	} {
 		if _, err := text.FromJSON([]byte(raw)); err == nil {
 			t.Errorf("%s: accepted", name)
@@ -286,6 +343,20 @@ func FuzzEncode(f *testing.F) {
 		}
 		if real < 2 || b.IDs[0] != 2 || b.IDs[real-1] != 3 || slices.Max(b.IDs) > 10 || slices.Contains(b.Mask[real:], 1) {
 			t.Fatalf("ids %v, mask %v", b.IDs, b.Mask)
+		}
+	})
+}
+
+func FuzzFromJSON(f *testing.F) {
+	f.Add(tokenizerJSON("", ""))
+	f.Add(tokenizerJSON(`,"lowercase":false`, `{"id":4,"content":"[MASK]"}`))
+	f.Fuzz(func(t *testing.T, raw string) {
+		tok, err := text.FromJSON([]byte(raw))
+		if err != nil {
+			return
+		}
+		if _, err := tok.Encode([]string{"a É [MASK]"}, 8); err != nil {
+			t.Fatal(err)
 		}
 	})
 }

@@ -32,6 +32,7 @@ type Tokenizer struct {
 	suffix  map[string]uint32 // continuations, without their "##"
 	special []special
 	lower   bool
+	size    int
 	cls     uint32
 	sep     uint32
 	unk     uint32
@@ -151,6 +152,7 @@ func newTokenizer(vocab map[string]uint32, lower bool) (*Tokenizer, error) {
 			t.suffix[rest] = id
 		}
 		t.pieces[piece] = id
+		t.size = max(t.size, int(id)+1)
 	}
 	for _, name := range specialTokens {
 		id, ok := vocab[name]
@@ -162,6 +164,9 @@ func newTokenizer(vocab map[string]uint32, lower bool) (*Tokenizer, error) {
 	t.pad, t.unk, t.cls, t.sep = t.special[0].id, t.special[1].id, t.special[2].id, t.special[3].id
 	return t, nil
 }
+
+// Size is one more than the largest id: what the encoder's vocabulary must have at least.
+func (t *Tokenizer) Size() int { return t.size }
 
 // Batch is the encoder's input: ids and mask, row-major (Texts, Length). The mask is 1
 // for real tokens, [CLS] and [SEP] among them, and 0 for padding.
