@@ -1,0 +1,58 @@
+// Package export turns a fitted run into a generator package: the last step of training,
+// and where package graph/generator takes over.
+package export
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/drag-and-drop-lora/dnd/graph/generator"
+	"github.com/drag-and-drop-lora/dnd/graph/safetensors"
+	"github.com/drag-and-drop-lora/dnd/trainer/fit"
+)
+
+// Options say what a package holds beside the fitted weights.
+type Options struct {
+	Name string
+	// EncoderDir is the text encoder the run was fitted with, in Hugging Face layout.
+	EncoderDir, EncoderID string
+	// Model, Architecture, Heads and KVHeads describe the base model where the
+	// checkpoints do not: a Hugging Face id, GGUF's architecture name, attention heads.
+	Model, Architecture string
+	Heads, KVHeads      int
+	// DType is the type to store all weights as, F32 or F16; F32 if empty.
+	DType   safetensors.DType
+	HeldOut []string // data sets kept from training, for the record
+	License string
+	Commit  string
+	Replace bool
+}
+
+// Write exports the last checkpoint of the run in dir to the package out.
+func Write(ctx context.Context, dir, out string, o Options, progress func(done, total int64)) error {
+	record, tensors, steps, err := fit.Fitted(dir)
+	if err != nil {
+		return err
+	}
+	c := record.Config
+	base := record.Base
+	if o.Model != "" {
+		base.Model = o.Model
+	}
+	if base.Model == "" {
+		return fmt.Errorf("export: the checkpoints do not name their base model: name it with --base-model")
+	}
+	if o.Architecture != "" {
+		base.Architecture, base.Heads, base.KVHeads = o.Architecture, o.Heads, o.KVHeads
+	}
+	m := generator.Manifest{
+		Name: o.Name,
+		Base: &base, Tiling: c.Tiling, Decoder: c.Decoder,
+		Condition: generator.Condition{Texts: c.Texts, Length: c.Length, Width: c.Decoder.Condition()[2], Pads: c.Pads},
+		Encoder:   &generator.Encoder{ID: o.EncoderID},
+		Provenance: generator.Provenance{Source: "dndtrain fit", DataSets: record.DataSets, HeldOut: o.HeldOut,
+			Steps: steps, Seed: c.Seed, Commit: o.Commit, License: o.License},
+	}
+	return generator.Write(ctx, out, m, tensors, o.EncoderDir, generator.WriteOptions{
+		DType: o.DType, EncoderDType: o.DType, Replace: o.Replace, Progress: progress})
+}
