@@ -76,34 +76,53 @@ func Words(values []uint32) []byte {
 	return raw
 }
 
-// RunAll runs every case on exec, planned for WebGPU's default limits, and logs the
-// largest error of each.
+// groups are the parts of the table; a case's name begins with its group's.
+var groups = []struct {
+	name  string
+	cases func() ([]Case, error)
+}{
+	{"conv", convolutions},
+	{"planes", planeCases},
+	{"tokens", tokenCases},
+	{"decoder", decoderCases},
+	{"encoder", encoderCases},
+}
+
+// RunAll runs every case on exec, planned for WebGPU's default limits or less, and logs
+// the largest error of each.
 func RunAll(t *testing.T, exec graph.Executor) {
-	cases, err := Cases()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, c := range cases {
-		t.Run(c.Name, func(t *testing.T) {
-			if c.Slow && testing.Short() {
-				t.Skip("slow")
-			}
-			if err := Run(context.Background(), exec, c, t.Logf); err != nil {
+	for _, g := range groups {
+		t.Run(g.name, func(t *testing.T) {
+			cases, err := g.cases()
+			if err != nil {
 				t.Fatal(err)
+			}
+			for _, c := range cases {
+				t.Run(c.Name, func(t *testing.T) {
+					if c.Slow && testing.Short() {
+						t.Skip("slow")
+					}
+					if err := Run(context.Background(), exec, c, t.Logf); err != nil {
+						t.Fatal(err)
+					}
+				})
 			}
 		})
 	}
 }
 
-// Cases is the table.
+// Cases is the whole table, names with their group's before them.
 func Cases() ([]Case, error) {
 	var all []Case
-	for _, list := range []func() ([]Case, error){kernelCases, decoderCases, encoderCases} {
-		cases, err := list()
+	for _, g := range groups {
+		cases, err := g.cases()
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("%s: %w", g.name, err)
 		}
-		all = append(all, cases...)
+		for _, c := range cases {
+			c.Name = g.name + "/" + c.Name
+			all = append(all, c)
+		}
 	}
 	return all, nil
 }

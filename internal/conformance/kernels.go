@@ -54,7 +54,7 @@ type convCase struct {
 }
 
 func (c convCase) name() string {
-	name := fmt.Sprintf("conv/%v axis%d out%d k%d %s", c.shape, c.axis, c.out, c.k, c.dtype)
+	name := fmt.Sprintf("%v axis%d out%d k%d %s", c.shape, c.axis, c.out, c.k, c.dtype)
 	for _, f := range []struct {
 		on   bool
 		name string
@@ -85,6 +85,7 @@ var convCases = []convCase{
 	{shape: [4]int{1, 6, 9, 19}, axis: graph.AxisN, out: 7, k: 8, dtype: "F32", bias: true},
 	{shape: [4]int{1, 13, 6, 11}, axis: graph.AxisH, out: 21, k: 9, dtype: "F32"},
 	{shape: [4]int{1, 3, 2, 5}, axis: graph.AxisN, out: 3, k: 16, dtype: "F32", bias: true},
+	{shape: [4]int{1, 2, 3, 4}, axis: graph.AxisN, out: 2, k: 63, dtype: "F16"},
 	// Linear layers: read in place (width divisible by 8), and gathered.
 	{shape: [4]int{1, 48, 1, 40}, axis: graph.AxisN, out: 33, k: 1, dtype: "F16", bias: true, gelu: true},
 	{shape: [4]int{1, 37, 1, 50}, axis: graph.AxisW, out: 19, k: 1, dtype: "F32", bias: true},
@@ -177,7 +178,7 @@ func convolve(x []float32, shape [4]int, w, bias []float32, c convCase) []float3
 	return y
 }
 
-func kernelCases() ([]Case, error) {
+func convolutions() ([]Case, error) {
 	var cases []Case
 	for _, c := range convCases {
 		built, err := c.build()
@@ -185,13 +186,6 @@ func kernelCases() ([]Case, error) {
 			return nil, err
 		}
 		cases = append(cases, built)
-	}
-	for _, list := range []func() ([]Case, error){planeCases, tokenCases} {
-		more, err := list()
-		if err != nil {
-			return nil, err
-		}
-		cases = append(cases, more...)
 	}
 	return cases, nil
 }

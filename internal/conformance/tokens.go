@@ -37,7 +37,7 @@ func tokenCases() ([]Case, error) {
 const tokenVocabulary = 101
 
 func (c tokenCase) build() (Case, error) {
-	name := fmt.Sprintf("tokens/%dx%d heads%dx%d %s binding%d", c.chunks, c.length, c.heads, c.width, c.dtype, c.binding)
+	name := fmt.Sprintf("%dx%d heads%dx%d %s binding%d", c.chunks, c.length, c.heads, c.width, c.dtype, c.binding)
 	channels := c.heads * c.width
 	p, err := build(name, c.binding, func(b *graph.Builder) {
 		n := c.chunks * c.length

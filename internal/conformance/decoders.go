@@ -13,16 +13,29 @@ import (
 	"github.com/drag-and-drop-lora/dnd/internal/golden"
 )
 
-// The decoders whose every layer the official modules gave.
-var goldenDecoders = []string{"fullcond_k5", "superlarge_k11", "fullcond_k9", "fullcond_k4_even", "mini_qwen_k3"}
+// The decoders whose every layer the official modules gave, with the smallest binding
+// that holds eight output channels' weights.
+var goldenDecoders = []struct {
+	name    string
+	binding int64
+}{
+	{"fullcond_k5", 8 << 10},
+	{"superlarge_k11", 32 << 10},
+	{"fullcond_k9", 24 << 10},
+	{"fullcond_k4_even", 4 << 10},
+	{"mini_qwen_k3", 4 << 10},
+}
 
 func decoderCases() ([]Case, error) {
 	var cases []Case
-	for _, name := range goldenDecoders {
-		for _, binding := range []int64{0, 64 << 10} {
-			c, err := decoderCase(name, binding)
+	for _, d := range goldenDecoders {
+		for _, v := range []struct {
+			binding int64
+			affine  bool
+		}{{0, false}, {d.binding, false}, {d.binding, true}} {
+			c, err := decoderCase(d.name, v.binding, v.affine)
 			if err != nil {
-				return nil, fmt.Errorf("decoder %s: %w", name, err)
+				return nil, fmt.Errorf("decoder %s: %w", d.name, err)
 			}
 			cases = append(cases, c)
 		}
@@ -54,7 +67,7 @@ func readAll(path, prefix string) (Tensors, map[string][]int, error) {
 	return tensors, shapes, nil
 }
 
-func decoderCase(name string, binding int64) (Case, error) {
+func decoderCase(name string, binding int64, affine bool) (Case, error) {
 	var config decoder.Config
 	text, err := os.ReadFile(golden.Path("decoders", name, "config.json"))
 	if err == nil {
@@ -76,7 +89,11 @@ func decoderCase(name string, binding int64) (Case, error) {
 	if err != nil {
 		return Case{}, err
 	}
-	title := fmt.Sprintf("decoder/%s binding%d", name, binding)
+	title := fmt.Sprintf("%s binding%d affine %v", name, binding, affine)
+	if affine {
+		config.Affine = true
+		io["output"] = finish(config, io["output"], weights)
+	}
 	p, err := build(title, binding, func(b *graph.Builder) {
 		condition := b.Input("condition", [4]int(ioShapes["condition"]))
 		b.Read("output", decoder.Build(b, config, condition, decoder.Options{Intermediates: true}))
@@ -103,4 +120,17 @@ func decoderCase(name string, binding int64) (Case, error) {
 		c.Want = append(c.Want, w)
 	}
 	return c, nil
+}
+
+// finish makes up the tensors of an affine output and applies them.
+func finish(c decoder.Config, output []float32, weights Tensors) []float32 {
+	out := c.Output()
+	plane := out[1] * out[2]
+	scale, offset := uniform(1, out[0]), uniform(2, out[0]*plane)
+	weights[decoder.Prefix+"output.scale"], weights[decoder.Prefix+"output.offset"] = scale, offset
+	y := make([]float32, len(output))
+	for i, v := range output {
+		y[i] = float32(float64(v)*float64(scale[i/plane%out[0]]) + float64(offset[i%len(offset)]))
+	}
+	return y
 }
