@@ -68,6 +68,7 @@ static dnd_flag *dnd_work_done(void *queue) {
 import "C"
 
 import (
+	"os"
 	"strings"
 	"unsafe"
 
@@ -130,6 +131,11 @@ func (f flag) free() { C.free(unsafe.Pointer(f.c)) }
 // asking for it makes EGL complain on machines without a display.
 func newInstance() *wgpu.Instance {
 	wgpu.SetLogLevel(wgpu.LogLevelOff)
+	// Mesa's device-select layer looks for a Wayland server; without this variable
+	// libwayland complains of it on stderr, every time.
+	if os.Getenv("XDG_RUNTIME_DIR") == "" {
+		os.Setenv("NODEVICE_SELECT", "1")
+	}
 	handle := C.dnd_instance(C.uint32_t(backends))
 	return (*wgpu.Instance)(unsafe.Pointer(&struct{ ref unsafe.Pointer }{handle}))
 }

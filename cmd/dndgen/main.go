@@ -5,6 +5,9 @@ import "github.com/drag-and-drop-lora/dnd/cmd/internal/cli"
 
 func main() {
 	cli.Main("dndgen", "dndgen turns prompts into a LoRA adapter that is ready to load.", []cli.Command{
+		{Name: "generate", Short: "make an adapter from prompts", Setup: generate},
+		{Name: "encode", Short: "turn prompts into a condition", Setup: encode},
+		{Name: "decode", Short: "turn a condition into weight tokens", Setup: decode},
 		{Name: "import", Short: "make a generator package of an official checkpoint", Setup: importCheckpoint},
 		{Name: "madeup", Short: "make a generator package with made-up weights, to measure with", Setup: madeUp},
 		{Name: "devices", Short: "the WebGPU devices of this machine", Setup: devices},

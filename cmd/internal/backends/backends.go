@@ -1,0 +1,113 @@
+// Package backends chooses what the commands compute on: a WebGPU device (package gpu),
+// or GoMLX's backends (packages trainer/backend and trainer/infer), each as a
+// generator.Runner.
+package backends
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/drag-and-drop-lora/dnd/gpu"
+	"github.com/drag-and-drop-lora/dnd/graph"
+	"github.com/drag-and-drop-lora/dnd/graph/generator"
+	"github.com/drag-and-drop-lora/dnd/graph/text"
+	"github.com/drag-and-drop-lora/dnd/trainer/backend"
+	"github.com/drag-and-drop-lora/dnd/trainer/infer"
+)
+
+// The backends. Auto is WebGPU if there is a real GPU, else PJRT if there is a plugin,
+// else CPU.
+const (
+	Auto   = "auto"
+	WebGPU = "webgpu"
+	PJRT   = backend.PJRT
+	CPU    = backend.CPU
+)
+
+// Names are all that Open takes.
+func Names() []string { return []string{Auto, WebGPU, PJRT, CPU} }
+
+// Options choose and bound a backend.
+type Options struct {
+	Backend string // a name of Names
+	// The rest is for WebGPU only.
+	Device  int    // an index of gpu.List, or -1 for the best; with Auto it chooses WebGPU
+	Memory  int64  // most bytes of device memory, 0 for no bound
+	Weights string // storage type on the device: "f32" or "f16"
+}
+
+// Open opens a backend. note is told why a better one was passed over.
+func Open(o Options, note func(string)) (generator.Runner, error) {
+	switch o.Backend {
+	case WebGPU:
+		return openWebGPU(o)
+	case PJRT, CPU:
+		return openGoMLX(o.Backend, note)
+	case Auto:
+	default:
+		return nil, fmt.Errorf("backend %q, expected %s", o.Backend, strings.Join(Names(), ", "))
+	}
+	if o.Device >= 0 {
+		return openWebGPU(o)
+	}
+	infos, err := gpu.List()
+	if err != nil && !errors.Is(err, gpu.ErrNoDevice) {
+		note(err.Error())
+	}
+	for _, info := range infos {
+		if !info.Software() {
+			return openWebGPU(o)
+		}
+	}
+	return openGoMLX(backend.Auto, note)
+}
+
+func openWebGPU(o Options) (generator.Runner, error) {
+	d, err := gpu.Open(gpu.Options{Device: o.Device, MemoryBudget: o.Memory})
+	if err != nil {
+		return nil, err
+	}
+	info := d.Info()
+	name := fmt.Sprintf("%s (%s, %s)", info.Name, info.Backend, info.Type)
+	return generator.NewRunner(d, WebGPU, name, strings.ToUpper(o.Weights), d.Close), nil
+}
+
+func openGoMLX(name string, note func(string)) (generator.Runner, error) {
+	b, err := backend.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	if b.Skipped != nil {
+		note(b.Skipped.Error())
+	}
+	return &gomlx{b, infer.New(b)}, nil
+}
+
+// gomlx is a generator.Runner on GoMLX.
+type gomlx struct {
+	backend backend.Backend
+	runner  *infer.Runner
+}
+
+func (g *gomlx) Name() string   { return g.backend.Name }
+func (g *gomlx) Device() string { return g.backend.Device }
+
+func (g *gomlx) Encode(ctx context.Context, p *generator.Package, b text.Batch, report func(graph.Progress)) ([]float32, error) {
+	m := &p.Manifest
+	if m.Encoder == nil {
+		return nil, generator.ErrNoEncoder
+	}
+	return g.runner.Encode(ctx, m.Encoder.Config, p.Weights(), b.IDs, b.Mask, b.Texts, b.Length, m.Condition.Pads, report)
+}
+
+func (g *gomlx) Decode(ctx context.Context, p *generator.Package, condition []float32, batch int, report func(graph.Progress)) ([]float32, error) {
+	return g.runner.Decode(ctx, p.Manifest.Decoder, p.Weights(), condition, batch, report)
+}
+
+func (g *gomlx) Close() error {
+	g.runner.Close()
+	g.backend.Finalize()
+	return nil
+}
