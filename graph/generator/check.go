@@ -216,14 +216,14 @@ func clip(s string) string {
 	return s
 }
 
-// Complete says whether the package can generate adapters: a package imported without
-// an encoder or a donor adapter can only decode, and the error says what is missing.
+// Complete says whether the package can generate adapters: one imported without an
+// encoder or a donor adapter only decodes, and the error is ErrNoEncoder or ErrNoBase.
 func (m *Manifest) Complete() error {
 	switch {
 	case m.Encoder == nil:
-		return fmt.Errorf("generator %q has no text encoder: it can only decode; import it again with --encoder", m.Name)
+		return fmt.Errorf("%s: %w", m.Name, ErrNoEncoder)
 	case m.Base == nil:
-		return fmt.Errorf("generator %q knows no base model: it can only decode; import it again with --donor, an adapter with the names and shapes", m.Name)
+		return fmt.Errorf("%s: %w", m.Name, ErrNoBase)
 	}
 	return nil
 }

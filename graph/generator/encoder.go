@@ -81,7 +81,7 @@ func encoderTensors(s *tensorSet, want []spec) ([]safetensors.Tensor, error) {
 			continue
 		}
 		if slices.ContainsFunc(infos, func(i safetensors.Info) bool { return i.Name == name }) {
-			return nil, fmt.Errorf("%s: tensor %q: occurs twice but for the prefix bert.", s.files[0].Path, clip(name))
+			return nil, fmt.Errorf("%s: tensor %q: occurs twice, with and without the prefix \"bert.\"", s.files[0].Path, clip(name))
 		}
 		t.Name = name
 		infos = append(infos, t)

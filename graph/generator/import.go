@@ -139,7 +139,7 @@ func stateDict(src checkpoint, have []safetensors.Info, want []spec) ([]safetens
 			continue
 		}
 		if _, twice := byName[name]; twice {
-			return nil, fmt.Errorf("tensor %q: occurs twice but for the prefix module.", clip(name))
+			return nil, fmt.Errorf("tensor %q: occurs twice, with and without the prefix \"module.\"", clip(name))
 		}
 		stored[name], t.Name = t.Name, name
 		byName[name] = t

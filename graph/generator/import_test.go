@@ -324,5 +324,5 @@ func ExampleImport() {
 	// Output:
 	// qwen1.5lora__golden500 {3 20 6 encoded}
 	// decoder.safetensors 143624
-	// generator "qwen1.5lora__golden500" has no text encoder: it can only decode; import it again with --encoder
+	// qwen1.5lora__golden500: the generator has no text encoder: import it with --encoder, or give it a condition
 }

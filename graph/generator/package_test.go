@@ -695,5 +695,5 @@ func ExampleMadeUp() {
 	fmt.Println(p.Manifest.Complete())
 	// Output:
 	// [4 16 384] to [358 10 10] with 241578 parameters
-	// generator "made-up mini" has no text encoder: it can only decode; import it again with --encoder
+	// made-up mini: the generator has no text encoder: import it with --encoder, or give it a condition
 }
