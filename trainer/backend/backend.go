@@ -34,7 +34,8 @@ var Names = []string{PJRT, CPU}
 type Backend struct {
 	compute.Backend
 	Name   string // PJRT or CPU
-	Device string // what it computes on, for people: "XLA on TFRT_CPU_0 (pjrt_c_api_cpu_plugin.so)"
+	Device string // what it computes on, for people: "XLA on cpu:0 (pjrt_c_api_cpu_plugin.so)"
+	GPU    bool   // computes on a CUDA device: faster, with memory of its own
 	// Skipped is why preferred choices were passed over: a CUDA plugin that did not open,
 	// or, for Auto, no plugin. Nil if there were none.
 	Skipped error

@@ -53,5 +53,10 @@ func openPlugin(plugin string) (b Backend, err error) {
 		return Backend{}, fmt.Errorf("backend: PJRT plugin %s: %w", plugin, err)
 	}
 	device, _, _ := strings.Cut(open.DeviceDescription(0), " [")
-	return Backend{Backend: open, Name: PJRT, Device: fmt.Sprintf("XLA on %s (%s)", device, filepath.Base(plugin))}, nil
+	return Backend{
+		Backend: open,
+		Name:    PJRT,
+		Device:  fmt.Sprintf("XLA on %s (%s)", device, filepath.Base(plugin)),
+		GPU:     isCUDA(plugin),
+	}, nil
 }

@@ -27,32 +27,76 @@ func (a Axis) plane() [2]int {
 // padding is "same", one more zero after than before where k is even.
 func padding(k int) [2]int { return [2]int{(k - 1) / 2, k / 2} }
 
+// Rows is the axis that the kernel's third axis goes along: the one that tiles cut.
+func (a Axis) Rows() int { return a.plane()[0] }
+
+// Plane are the lengths of the axes that the kernel's third and fourth axis go along, of
+// x's shape (B,N,H,W).
+func (a Axis) Plane(shape [4]int) (rows, columns int) {
+	p := a.plane()
+	return shape[p[0]], shape[p[1]]
+}
+
 // Convolve is one convolution of section b.2, without bias: x (B,N,H,W), weight
 // (out, in, k, k) -> x's shape with axis of length out. native chooses the backend's own
 // convolution; otherwise it is a sum of k matrix products, for backends whose
 // convolution is slow (backend.Backend.NativeConvolution).
 func Convolve(x, weight *graph.Node, axis Axis, native bool) *graph.Node {
 	k := weight.Shape().Dimensions[2]
-	if k == 1 {
+	return convolve(x, weight, axis, [2][2]int{padding(k), padding(k)}, native)
+}
+
+// ConvolveTile is one tile of Convolve: rows positions along the plane's first axis
+// (Axis.Rows) from first on, of one item of the batch -> (1,...).
+func ConvolveTile(x, weight *graph.Node, axis Axis, item, first, rows int, native bool) *graph.Node {
+	k := weight.Shape().Dimensions[2]
+	pad := padding(k)
+	along := axis.Rows()
+	n := x.Shape().Dimensions[along]
+	// Only what the tile reads is cut out, and zeros stand for what is outside.
+	from, to := first-pad[0], first+rows+pad[1]
+	x = graph.SliceAxis(graph.SliceAxis(x, 0, graph.AxisElem(item)), along, graph.AxisRange(max(from, 0), min(to, n)))
+	x = padZero(x, along, [2]int{max(-from, 0), max(to-n, 0)})
+	return convolve(x, weight, axis, [2][2]int{{}, padding(k)}, native)
+}
+
+// ConvolveAnyTile is ConvolveTile with item and first as scalars, so that one compiled
+// graph serves all tiles of a size. GoMLX's Go backend lacks the operation.
+func ConvolveAnyTile(x, item, first, weight *graph.Node, axis Axis, rows int, native bool) *graph.Node {
+	k := weight.Shape().Dimensions[2]
+	along := axis.Rows()
+	x = padZero(x, along, padding(k))
+	size := append([]int(nil), x.Shape().Dimensions...)
+	start := make([]*graph.Node, len(size))
+	for i := range start {
+		start[i] = graph.ZerosLike(item)
+	}
+	size[0], start[0] = 1, item
+	size[along], start[along] = rows+k-1, first
+	return convolve(graph.DynamicSlice(x, start, size), weight, axis, [2][2]int{{}, padding(k)}, native)
+}
+
+func convolve(x, weight *graph.Node, axis Axis, pad [2][2]int, native bool) *graph.Node {
+	switch k := weight.Shape().Dimensions[2]; {
+	case k == 1:
 		return pointwise(x, weight, axis)
+	case native:
+		return convolveNative(x, weight, axis, pad)
+	default:
+		return convolveRows(x, weight, axis, pad, k)
 	}
-	if native {
-		return convolveNative(x, weight, axis, k)
-	}
-	return convolveRows(x, weight, axis, k)
 }
 
 // convolveNative leaves all axes where they are: XLA chooses the layouts.
-func convolveNative(x, weight *graph.Node, axis Axis, k int) *graph.Node {
+func convolveNative(x, weight *graph.Node, axis Axis, pad [2][2]int) *graph.Node {
 	p := axis.plane()
-	pad := padding(k)
 	return graph.Convolve(x, weight).
 		AxesConfig(graph.ConvolveAxesConfig{
 			InputBatch: 0, InputChannels: int(axis), InputSpatial: p[:],
 			KernelOutputChannels: 0, KernelInputChannels: 1, KernelSpatial: []int{2, 3},
 			OutputBatch: 0, OutputChannels: int(axis), OutputSpatial: p[:],
 		}).
-		PaddingPerDim([][2]int{pad, pad}).
+		PaddingPerDim(pad[:]).
 		Done()
 }
 
@@ -71,12 +115,12 @@ func fromPlane(x *graph.Node, axis Axis) *graph.Node {
 
 // convolveRows gathers the k neighbours along the plane's second axis beside the
 // channels, then adds up the products of the k shifted rows.
-func convolveRows(x, weight *graph.Node, axis Axis, k int) *graph.Node {
+func convolveRows(x, weight *graph.Node, axis Axis, pad [2][2]int, k int) *graph.Node {
 	t := toPlane(x, axis)
+	t = padZero(padZero(t, 1, pad[0]), 2, pad[1])
 	d := t.Shape().Dimensions
-	batch, rows, columns, in := d[0], d[1], d[2], d[3]
+	batch, rows, columns, in := d[0], d[1]-k+1, d[2]-k+1, d[3]
 	out := weight.Shape().Dimensions[0]
-	t = padZero(padZero(t, 1, padding(k)), 2, padding(k))
 	shifted := make([]*graph.Node, k)
 	for j := range k {
 		shifted[j] = graph.Slice(t, graph.AxisRange(), graph.AxisRange(), graph.AxisRange(j, j+columns), graph.AxisRange())

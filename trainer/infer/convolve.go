@@ -1,0 +1,180 @@
+package infer
+
+import (
+	gomlx "github.com/gomlx/gomlx/core/graph"
+	"github.com/gomlx/gomlx/core/tensors"
+
+	"github.com/drag-and-drop-lora/dnd/trainer/model"
+)
+
+// plan cuts a convolution into chunks of output channels, each of which reads its
+// weights once, and those into tiles of rows of one item of the batch.
+type plan struct {
+	axis         model.Axis
+	in           [4]int // shape of x
+	out, k       int    // output channels, kernel size
+	channels     int    // output channels of a chunk
+	rows, height int    // rows of a tile, and of the plane
+	whole        bool   // one tile is everything
+}
+
+// newPlan makes all chunks of one size and all tiles of one size, so that one compiled
+// graph serves them: the last of each begins earlier where they do not divide evenly.
+func newPlan(l limits, native bool, axis model.Axis, x [4]int, out, k int) plan {
+	height, width := axis.Plane(x)
+	taps := int64(x[axis]) * int64(k) * int64(k)
+	chunks := ceil(int64(out), max(1, l.weights/(4*taps)))
+	channels := ceil(int64(out), chunks)
+	rows := max(1, l.flop/(2*int64(width)*taps*channels))
+	if !native {
+		// The k neighbours of each position along a row, and k-1 rows more than the tile's.
+		rows = min(rows, max(1, l.gather/(4*int64(width)*int64(x[axis])*int64(k))-int64(k)+1))
+	}
+	tiles := ceil(int64(height), rows)
+	p := plan{axis: axis, in: x, out: out, k: k, channels: int(channels), rows: int(ceil(int64(height), tiles)), height: height}
+	p.whole = p.channels == out && 2*p.macs() <= l.flop &&
+		(native || 4*int64(product(x[:]...))*int64(k)*int64(height+k-1)/int64(height) <= l.gather)
+	return p
+}
+
+func ceil(n, size int64) int64 { return (n + size - 1) / size }
+
+// starts are where pieces of one size begin that cover n; the last may overlap.
+func starts(n, size int) []int {
+	var list []int
+	for at := 0; at < n; at += size {
+		list = append(list, min(at, n-size))
+	}
+	return list
+}
+
+// macs is the cost of the whole convolution.
+func (p plan) macs() int64 {
+	rows, columns := p.axis.Plane(p.in)
+	return int64(p.in[0]) * int64(rows) * int64(columns) * int64(p.in[p.axis]) * int64(p.out) * int64(p.k) * int64(p.k)
+}
+
+// convolve is x (B,N,H,W) convolved with the tensor key (out, in, k, k), along axis. The
+// next chunk of weights is read while one is used. x stays the caller's.
+func (j *job) convolve(x *tensors.Tensor, key string, axis model.Axis, out, k int) (*tensors.Tensor, error) {
+	shape := [4]int(x.Shape().Dimensions)
+	native := j.backend.NativeConvolution()
+	p := newPlan(j.limits, native, axis, shape, out, k)
+	chunks, items, first := starts(out, p.channels), shape[0], starts(p.height, p.rows)
+	if p.whole {
+		items, first = 1, []int{0}
+	}
+
+	type chunk struct {
+		weights *tensors.Tensor
+		err     error
+	}
+	read := func(i int) <-chan chunk {
+		c := make(chan chunk, 1)
+		go func() {
+			in := shape[axis]
+			w, err := j.load(key, int64(chunks[i])*int64(in*k*k), p.channels, in, k, k)
+			c <- chunk{w, err}
+		}()
+		return c
+	}
+
+	var pieces []*tensors.Tensor
+	defer func() { free(pieces...) }()
+	next := read(0)
+	for i := range chunks {
+		c := <-next
+		if c.err != nil {
+			return nil, c.err
+		}
+		if i+1 < len(chunks) {
+			next = read(i + 1)
+		}
+		err := func() error {
+			defer free(c.weights)
+			for item := range items {
+				for _, row := range first {
+					y, err := j.tile(x, c.weights, p, item, row, native)
+					if err != nil {
+						return err
+					}
+					pieces = append(pieces, y)
+					if err := j.advance(p.macs() / int64(len(chunks)*items*len(first))); err != nil {
+						return err
+					}
+				}
+			}
+			return nil
+		}()
+		if err != nil {
+			if i+1 < len(chunks) {
+				free((<-next).weights)
+			}
+			return nil, err
+		}
+	}
+	if len(pieces) == 1 {
+		y := pieces[0]
+		pieces = nil
+		return y, nil
+	}
+	return j.assemble(pieces, p, len(chunks), len(first))
+}
+
+func (j *job) tile(x, weights *tensors.Tensor, p plan, item, row int, native bool) (*tensors.Tensor, error) {
+	if p.whole {
+		return j.run(operation{"convolution", p.axis}, func(in []*gomlx.Node) *gomlx.Node {
+			return model.Convolve(in[0], in[1], p.axis, native)
+		}, x, weights)
+	}
+	if !native {
+		// Nothing is compiled there, so a graph a tile costs little.
+		return j.once("convolution tile", func(in []*gomlx.Node) *gomlx.Node {
+			return model.ConvolveTile(in[0], in[1], p.axis, item, row, p.rows, native)
+		}, x, weights)
+	}
+	return j.run(operation{"convolution tile", [2]int{int(p.axis), p.rows}}, func(in []*gomlx.Node) *gomlx.Node {
+		return model.ConvolveAnyTile(in[0], in[1], in[2], in[3], p.axis, p.rows, native)
+	}, x, int32(item), int32(row), weights)
+}
+
+// assemble joins the tiles of a convolution, in the order that they were computed in.
+func (j *job) assemble(pieces []*tensors.Tensor, p plan, chunks, tiles int) (*tensors.Tensor, error) {
+	batch, axis, along := p.in[0], int(p.axis), p.axis.Rows()
+	args := make([]any, len(pieces))
+	for i, t := range pieces {
+		args[i] = t
+	}
+	op := operation{"joining tiles", [6]int{axis, batch, chunks, tiles, p.out, p.height}}
+	return j.run(op, func(in []*gomlx.Node) *gomlx.Node {
+		var channels []*gomlx.Node
+		for range chunks {
+			var items []*gomlx.Node
+			for range batch {
+				items = append(items, join(in[:tiles], along, p.height))
+				in = in[tiles:]
+			}
+			channels = append(channels, concatenate(items, 0))
+		}
+		return join(channels, axis, p.out)
+	}, args...)
+}
+
+// join puts parts of one size together along an axis to a length of total; what the last
+// has twice is left out.
+func join(parts []*gomlx.Node, axis, total int) *gomlx.Node {
+	parts = append([]*gomlx.Node(nil), parts...)
+	last := parts[len(parts)-1]
+	size := last.Shape().Dimensions[axis]
+	if extra := size*len(parts) - total; extra > 0 {
+		parts[len(parts)-1] = gomlx.SliceAxis(last, axis, gomlx.AxisRange(extra, size))
+	}
+	return concatenate(parts, axis)
+}
+
+func concatenate(parts []*gomlx.Node, axis int) *gomlx.Node {
+	if len(parts) == 1 {
+		return parts[0]
+	}
+	return gomlx.Concatenate(parts, axis)
+}

@@ -1,0 +1,294 @@
+package infer_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/drag-and-drop-lora/dnd/graph"
+	"github.com/drag-and-drop-lora/dnd/graph/decoder"
+	"github.com/drag-and-drop-lora/dnd/graph/encoder"
+	"github.com/drag-and-drop-lora/dnd/graph/generator"
+	"github.com/drag-and-drop-lora/dnd/graph/safetensors"
+	"github.com/drag-and-drop-lora/dnd/graph/text"
+	"github.com/drag-and-drop-lora/dnd/internal/golden"
+	"github.com/drag-and-drop-lora/dnd/trainer/backend"
+	"github.com/drag-and-drop-lora/dnd/trainer/infer"
+)
+
+// each runs a test on both backends. A backend that is missing is a failure.
+func each(t *testing.T, f func(t *testing.T, r *infer.Runner)) {
+	for _, name := range backend.Names {
+		t.Run(name, func(t *testing.T) {
+			b, err := backend.Open(name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer b.Finalize()
+			r := infer.New(b)
+			defer r.Close()
+			f(t, r)
+		})
+	}
+}
+
+// fileWeights are the tensors of a safetensors file, under a prefix.
+type fileWeights struct {
+	*safetensors.File
+	prefix string
+}
+
+func (w fileWeights) ReadWeights(name, dtype string, off int64, p []byte) error {
+	key, ok := strings.CutPrefix(name, w.prefix)
+	if !ok || dtype != "F32" {
+		return fmt.Errorf("unexpected tensor %s as %s", name, dtype)
+	}
+	return w.ReadRange(key, off, p)
+}
+
+func open(t testing.TB, path string) *safetensors.File {
+	t.Helper()
+	f, err := safetensors.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	return f
+}
+
+func floats(t testing.TB, f *safetensors.File, name string) []float32 {
+	t.Helper()
+	v, err := f.Float32s(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return v
+}
+
+func readJSON(t testing.TB, path string, v any) {
+	t.Helper()
+	raw, err := os.ReadFile(path)
+	if err == nil {
+		err = json.Unmarshal(raw, v)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// distance is the largest difference; NaN counts as infinite.
+func distance(got, want []float32) float64 {
+	if len(got) != len(want) {
+		return math.Inf(1)
+	}
+	worst := 0.0
+	for i := range want {
+		d := math.Abs(float64(got[i]) - float64(want[i]))
+		if !(d <= worst) {
+			worst = d
+		}
+		if math.IsNaN(d) {
+			return math.Inf(1)
+		}
+	}
+	return worst
+}
+
+func TestDecode(t *testing.T) {
+	sizes := []struct {
+		name                  string
+		weights, gather, flop int64
+	}{
+		{"whole", 1 << 30, 1 << 30, 1 << 50},
+		{"chunks of channels", 3000, 1 << 30, 1 << 50},
+		{"tiles", 1 << 30, 1 << 30, 30000},
+		{"both", 2000, 4000, 50000},
+	}
+	each(t, func(t *testing.T, r *infer.Runner) {
+		for _, name := range []string{"fullcond_k5", "superlarge_k11", "fullcond_k9", "fullcond_k4_even", "mini_qwen_k3"} {
+			var c decoder.Config
+			readJSON(t, golden.Path("decoders", name, "config.json"), &c)
+			w := fileWeights{open(t, golden.Path("decoders", name, "model.safetensors")), decoder.Prefix}
+			io := open(t, golden.Path("decoders", name, "io.safetensors"))
+			condition, want := floats(t, io, "condition"), floats(t, io, "output")
+			info, _ := io.Lookup("condition")
+			for _, s := range sizes {
+				t.Run(name+"/"+s.name, func(t *testing.T) {
+					if s.name != "whole" && s.name != "both" && testing.Short() {
+						t.Skip("short")
+					}
+					r.SetLimits(s.weights, s.gather, s.flop)
+					var last graph.Progress
+					got, err := r.Decode(context.Background(), c, w, condition, info.Shape[0], func(p graph.Progress) {
+						if p.Done < last.Done {
+							t.Errorf("progress went back from %v to %v", last, p)
+						}
+						last = p
+					})
+					if err != nil {
+						t.Fatal(err)
+					}
+					if d := distance(got, want); d > 2e-5 {
+						t.Errorf("difference %.1e", d)
+					}
+					if last.Done > last.Total || float64(last.Done) < 0.9*float64(last.Total) {
+						t.Errorf("progress ended at %+v", last)
+					}
+				})
+			}
+		}
+	})
+}
+
+func TestDecodeAffine(t *testing.T) {
+	c := decoder.Config{Class: decoder.FullCond, Features: [][3]int{{2, 3, 4}, {3, 4, 4}}, KernelSize: 3, Affine: true}
+	w := memory{}
+	for _, tensor := range c.Tensors() {
+		n := 1
+		for _, d := range tensor.Shape {
+			n *= d
+		}
+		values := make([]float32, n)
+		for i := range values {
+			values[i] = float32(i%5) * 0.1
+		}
+		w[decoder.Prefix+tensor.Name] = values
+	}
+	condition := make([]float32, 2*3*4)
+	for i := range condition {
+		condition[i] = float32(i%7) - 3
+	}
+	each(t, func(t *testing.T, r *infer.Runner) {
+		got, err := r.Decode(context.Background(), c, w, condition, 1, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		plain := c
+		plain.Affine = false
+		y, err := r.Decode(context.Background(), plain, w, condition, 1, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		scale, offset := w[decoder.Prefix+"output.scale"], w[decoder.Prefix+"output.offset"]
+		for i := range y {
+			y[i] = y[i]*scale[i/16] + offset[i]
+		}
+		if d := distance(got, y); d > 1e-6 {
+			t.Errorf("difference %.1e", d)
+		}
+	})
+}
+
+type memory map[string][]float32
+
+func (m memory) ReadWeights(name, _ string, off int64, p []byte) error {
+	values, ok := m[name]
+	if !ok || off+int64(len(p)) > 4*int64(len(values)) {
+		return fmt.Errorf("%s: no bytes %d+%d", name, off, len(p))
+	}
+	return safetensors.EncodeFloats(safetensors.F32, values[off/4:off/4+int64(len(p))/4], p)
+}
+
+func TestErrors(t *testing.T) {
+	c := decoder.Config{Class: decoder.FullCond, Features: [][3]int{{2, 3, 4}, {3, 4, 4}}, KernelSize: 3}
+	each(t, func(t *testing.T, r *infer.Runner) {
+		if _, err := r.Decode(context.Background(), c, memory{}, make([]float32, 24), 1, nil); err == nil || !strings.Contains(err.Error(), "linear1.norm.weight") {
+			t.Errorf("missing weights: %v", err)
+		}
+		if _, err := r.Decode(context.Background(), c, memory{}, make([]float32, 23), 1, nil); err == nil {
+			t.Error("a condition of another shape was taken")
+		}
+		ctx, cancel := context.WithCancel(context.Background())
+		cancel()
+		if _, err := r.Decode(ctx, c, memory{}, make([]float32, 24), 1, nil); !errors.Is(err, context.Canceled) {
+			t.Errorf("cancelled: %v", err)
+		}
+		e := encoder.Config{ModelType: "bert", HiddenAct: "gelu", HiddenSize: 8, NumHiddenLayers: 1, NumAttentionHeads: 2,
+			IntermediateSize: 8, MaxPositionEmbeddings: 16, TypeVocabSize: 1, VocabSize: 10, LayerNormEps: 1e-12}
+		for name, f := range map[string]func() error{
+			"id":     func() error { return encode(r, e, []uint32{10}, 1, 1, generator.PadsEncoded) },
+			"length": func() error { return encode(r, e, make([]uint32, 17), 1, 17, generator.PadsEncoded) },
+			"count":  func() error { return encode(r, e, make([]uint32, 5), 2, 3, generator.PadsEncoded) },
+			"pads":   func() error { return encode(r, e, make([]uint32, 6), 2, 3, "none") },
+		} {
+			if f() == nil {
+				t.Errorf("%s: no error", name)
+			}
+		}
+	})
+}
+
+func encode(r *infer.Runner, c encoder.Config, ids []uint32, texts, length int, pads string) error {
+	_, err := r.Encode(context.Background(), c, memory{}, ids, make([]uint32, len(ids)), texts, length, pads, nil)
+	return err
+}
+
+func TestEncode(t *testing.T) {
+	dir := golden.Path("..", "..", "..", "build", "deps", "minilm")
+	raw, err := os.ReadFile(filepath.Join(dir, "config.json"))
+	if err != nil {
+		t.Fatalf("%v: fetch the text encoder first (make deps)", err)
+	}
+	c, err := encoder.ParseConfig(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := fileWeights{open(t, filepath.Join(dir, "model.safetensors")), encoder.Prefix}
+	hidden := open(t, golden.Path("minilm", "hidden.safetensors"))
+	type row struct {
+		Text      int
+		IDs       []uint32
+		Positions []int
+	}
+	var info struct {
+		Cases []struct {
+			Name      string
+			MaxLength int `json:"max_length"`
+			Rows      []row
+		}
+	}
+	readJSON(t, golden.Path("minilm", "info.json"), &info)
+	each(t, func(t *testing.T, r *infer.Runner) {
+		for _, test := range info.Cases {
+			rows, length := test.Rows, test.MaxLength
+			if testing.Short() || length > text.ChunkLength {
+				rows = rows[:min(3, len(rows))]
+			}
+			ids, mask := make([]uint32, len(rows)*length), make([]uint32, len(rows)*length)
+			for i, row := range rows {
+				copy(ids[i*length:], row.IDs)
+				for k := range row.IDs {
+					mask[i*length+k] = 1
+				}
+			}
+			for _, pads := range []string{generator.PadsEncoded, generator.PadsZero} {
+				got, err := r.Encode(context.Background(), c, w, ids, mask, len(rows), length, pads, nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				worst := 0.0
+				for i, row := range rows {
+					want := floats(t, hidden, fmt.Sprintf("L%d.%d", length, row.Text))
+					for k, position := range row.Positions {
+						expected := want[k*c.HiddenSize : (k+1)*c.HiddenSize]
+						if pads == generator.PadsZero && position >= len(row.IDs) {
+							expected = make([]float32, c.HiddenSize)
+						}
+						at := (i*length + position) * c.HiddenSize
+						worst = max(worst, distance(got[at:at+c.HiddenSize], expected))
+					}
+				}
+				if worst > 2e-4 {
+					t.Errorf("%s, pads %s: difference %.1e", test.Name, pads, worst)
+				}
+				t.Logf("%s, pads %s: difference %.1e", test.Name, pads, worst)
+			}
+		}
+	})
+}
