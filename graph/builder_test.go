@@ -117,6 +117,11 @@ func TestBuilderRefuses(t *testing.T) {
 		{"(1, channels, 1, tokens)", graph.DefaultLimits(), func(b *graph.Builder) {
 			b.TokenNorm("norm", b.Input("x", [4]int{1, 4, 2, 8}), nil, "w", "b", 1e-12)
 		}},
+		{"used after its release", graph.DefaultLimits(), func(b *graph.Builder) {
+			x := b.Input("x", [4]int{1, 2, 2, 2})
+			b.Release(x)
+			b.Read("y", b.Add("add", x, x))
+		}},
 		{"3 heads for 4 channels", graph.DefaultLimits(), func(b *graph.Builder) {
 			x := b.Input("x", [4]int{1, 4, 1, 8})
 			b.Attention("attention", x, x, x, b.InputWords("mask", 8), graph.Chunks{Count: 1, Length: 8}, 3)

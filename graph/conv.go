@@ -177,7 +177,7 @@ func (b *Builder) Conv(x *Tensor, c Conv) *Tensor {
 	}
 	shape[1+int(c.Axis)] = c.Out
 	y := b.Tensor(c.Label, shape)
-	if b.err != nil {
+	if !b.usable(c.Label, x) {
 		return y
 	}
 	g := newGeometry(c, x, y)

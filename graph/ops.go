@@ -4,7 +4,7 @@ package graph
 // multiplies by weight and adds bias, tensors of shape (H, W) (reference section b.2).
 func (b *Builder) LayerNorm(label string, x *Tensor, weight, bias string, eps float64) *Tensor {
 	y := b.Tensor(label, x.Shape)
-	if b.err != nil {
+	if !b.usable(label, x) {
 		return y
 	}
 	k := b.kernel("layernorm")
@@ -23,7 +23,7 @@ func (b *Builder) LayerNorm(label string, x *Tensor, weight, bias string, eps fl
 // tensor bias of shape (H, W) (reference section b.2).
 func (b *Builder) Combine(label string, x, y *Tensor, bias string) *Tensor {
 	z := b.Tensor(label, x.Shape)
-	if !b.same(label, x, y) {
+	if !b.usable(label, x, y) {
 		return z
 	}
 	k := b.kernel("combine")
@@ -39,7 +39,7 @@ func (b *Builder) Combine(label string, x, y *Tensor, bias string) *Tensor {
 // Add is x + y, a layer's residual.
 func (b *Builder) Add(label string, x, y *Tensor) *Tensor {
 	z := b.Tensor(label, x.Shape)
-	if !b.same(label, x, y) {
+	if !b.usable(label, x, y) {
 		return z
 	}
 	k := b.kernel("add")
@@ -54,7 +54,7 @@ func (b *Builder) Add(label string, x, y *Tensor) *Tensor {
 // and (N, H, W).
 func (b *Builder) Affine(label string, y *Tensor, scale, offset string) *Tensor {
 	z := b.Tensor(label, y.Shape)
-	if b.err != nil {
+	if !b.usable(label, y) {
 		return z
 	}
 	k := b.kernel("affine")

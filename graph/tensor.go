@@ -130,7 +130,7 @@ func (b *Builder) InputWords(name string, count int) Words {
 // Read makes t a result of the Program. Results larger than a binding come as several
 // Reads of one name, in order.
 func (b *Builder) Read(name string, t *Tensor) {
-	if b.err != nil {
+	if !b.usable("read "+name, t) {
 		return
 	}
 	for _, p := range t.parts {
@@ -153,7 +153,7 @@ func (b *Builder) Release(t *Tensor) {
 // of the new shape.
 func (b *Builder) Reshape(t *Tensor, shape [4]int) *Tensor {
 	r := &Tensor{Shape: shape}
-	if b.err != nil {
+	if !b.usable("reshape", t) {
 		return r
 	}
 	if elements(shape) != t.Elements() || t.Elements() == 0 {
@@ -187,9 +187,6 @@ type run struct {
 func overlap(ts ...*Tensor) []run {
 	var runs []run
 	at := make([]int, len(ts))
-	if len(ts[0].parts) == 0 {
-		return nil
-	}
 	for first := ts[0].parts[0].first; ; {
 		r := run{first: first, count: int(^uint(0) >> 1)}
 		for i, t := range ts {
@@ -223,10 +220,14 @@ func (t *Tensor) cut(first, count int) *Tensor {
 	return c
 }
 
-func (b *Builder) same(op string, ts ...*Tensor) bool {
-	for _, t := range ts[1:] {
+// usable checks an operation's operands: of equal shape, and not released.
+func (b *Builder) usable(op string, ts ...*Tensor) bool {
+	for _, t := range ts {
 		if t.Shape != ts[0].Shape {
 			b.failf("%s: shapes %v and %v differ", op, ts[0].Shape, t.Shape)
+		}
+		if len(t.parts) == 0 {
+			b.failf("%s: a tensor of shape %v is used after its release", op, t.Shape)
 		}
 	}
 	return b.err == nil

@@ -71,7 +71,7 @@ func (b *Builder) Embed(ids Words, c Chunks, e Embedding) *Tensor {
 
 // matrix checks that t is an encoder's matrix in one buffer.
 func (b *Builder) matrix(label string, t *Tensor) bool {
-	if b.err == nil && (t.Shape[0] != 1 || t.Shape[2] != 1 || len(t.parts) != 1) {
+	if b.usable(label, t) && (t.Shape[0] != 1 || t.Shape[2] != 1 || len(t.parts) != 1) {
 		b.failf("%s: a matrix of %v in %d buffers, expected (1, channels, 1, tokens) in one: take fewer chunks at a time",
 			label, t.Shape, len(t.parts))
 	}
@@ -95,7 +95,7 @@ func (b *Builder) TokenNorm(label string, x, residual *Tensor, weight, bias stri
 // from flat chunk c.First on, tokens before channels.
 func (b *Builder) TokenNormInto(label string, condition *Tensor, c Chunks, x, residual *Tensor, weight, bias string, eps float64) {
 	channels, length := int64(condition.Shape[3]), int64(c.Length)
-	if b.err != nil {
+	if !b.usable(label, condition) {
 		return
 	}
 	per := condition.Shape[2] / c.Length // chunks a text
@@ -123,7 +123,7 @@ func (b *Builder) tokenNorm(label string, x, residual *Tensor, weight, bias stri
 	k := b.kernel("columnnorm", wgsl.Const{Name: "HasResidual", Value: int(flag(residual != nil))})
 	buffers := []int{x.parts[0].buffer, b.vector(weight, channels), b.vector(bias, channels), y}
 	if residual != nil {
-		if !b.same(label, x, residual) || !b.matrix(label, residual) {
+		if !b.usable(label, x, residual) || !b.matrix(label, residual) {
 			return
 		}
 		buffers = append(buffers, residual.parts[0].buffer)
@@ -136,7 +136,7 @@ func (b *Builder) tokenNorm(label string, x, residual *Tensor, weight, bias stri
 // hidden, and a chunk without keys gives zeros (reference section a.2).
 func (b *Builder) Attention(label string, q, k, v *Tensor, mask Words, c Chunks, heads int) *Tensor {
 	y := b.Tensor(label, q.Shape)
-	if !b.same(label, q, k, v) || !b.matrix(label, q) {
+	if !b.usable(label, q, k, v) || !b.matrix(label, q) {
 		return y
 	}
 	width := q.Shape[1] / max(heads, 1)
@@ -169,7 +169,7 @@ func (b *Builder) Attention(label string, q, k, v *Tensor, mask Words, c Chunks,
 
 // MaskPads sets the values of a condition (B, N, L, C) to zero where the mask is 0.
 func (b *Builder) MaskPads(label string, condition *Tensor, mask Words) {
-	if b.err != nil {
+	if !b.usable(label, condition) {
 		return
 	}
 	rows := int64(condition.Shape[2])
