@@ -92,7 +92,6 @@ type span struct{ from, to int }
 
 func (s span) len() int         { return s.to - s.from }
 func (s span) and(t span) span  { return span{max(s.from, t.from), min(s.to, t.to)} }
-func (s span) plus(n int) span  { return span{s.from + n, s.to + n} }
 func clip(from, to, n int) span { return span{max(from, 0), min(to, n)} }
 
 // job is the part of a convolution whose padded input fits a scratch buffer: some items,

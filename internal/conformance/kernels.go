@@ -42,15 +42,14 @@ func gelu(v float64) float64 { return 0.5 * v * (1 + math.Erf(v/math.Sqrt2)) }
 
 // convCase is a convolution at one size and under one set of limits.
 type convCase struct {
-	shape     [4]int
-	axis      graph.Axis
-	out, k    int
-	dtype     string
-	bias      bool
-	gelu      bool
-	binding   int64 // 0: the default limits
-	cost      int64 // 0: the default
-	tolerance float64
+	shape   [4]int
+	axis    graph.Axis
+	out, k  int
+	dtype   string
+	bias    bool
+	gelu    bool
+	binding int64 // 0: the default limits
+	cost    int64 // 0: the default
 }
 
 func (c convCase) name() string {
