@@ -53,7 +53,8 @@ func openGenerator(dir string) (*generator.Package, error) {
 type generated struct {
 	Out       string  `json:"out"`
 	Generator string  `json:"generator"`
-	Prompts   int     `json:"prompts"`
+	Prompts   int     `json:"prompts"` // in the file
+	Texts     int     `json:"texts"`   // that the generator reads
 	Backend   string  `json:"backend"`
 	Device    string  `json:"device"`
 	Model     string  `json:"base_model"`
@@ -160,7 +161,7 @@ type generation struct {
 func (g *generation) run(ctx context.Context, out string, draws int) error {
 	m := &g.p.Manifest
 	g.result = generated{
-		Out: out, Generator: m.Name, Prompts: len(g.prompts), Backend: g.runner.Name(), Device: g.runner.Device(),
+		Out: out, Generator: m.Name, Prompts: len(g.prompts), Texts: m.Condition.Texts, Backend: g.runner.Name(), Device: g.runner.Device(),
 		Model: m.Base.Model, Rank: m.Base.Rank, Alpha: m.Base.Alpha, Tokens: m.Decoder.Output(),
 		Tensors: 2 * len(m.Base.Targets), Values: g.p.Summary().BaseValues,
 	}
@@ -242,7 +243,7 @@ func (g *generated) print(e *cli.Env) error {
 		fmt.Fprintf(w, "device      %s (%s)\n", g.Device, g.Backend)
 		printStages(w, g.Stages)
 		fmt.Fprintf(w, "adapter     for %s, rank %d, alpha %g\n", g.Model, g.Rank, g.Alpha)
-		fmt.Fprintf(w, "made of     %d weight tokens of %d x %d, from %d prompts\n", g.Tokens[0], g.Tokens[1], g.Tokens[2], g.Prompts)
+		fmt.Fprintf(w, "made of     %d weight tokens of %d x %d, from %d of %d prompts\n", g.Tokens[0], g.Tokens[1], g.Tokens[2], min(g.Texts, g.Prompts), g.Prompts)
 		fmt.Fprintf(w, "tensors     %d, with %d values\n", g.Tensors, g.Values)
 		for _, d := range g.Draws {
 			printNorms(w, d.Layers)

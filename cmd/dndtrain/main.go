@@ -7,6 +7,7 @@ import "github.com/drag-and-drop-lora/dnd/cmd/internal/cli"
 func main() {
 	cli.Main("dndtrain", "dndtrain makes generators of LoRA adapters.", []cli.Command{
 		{Name: "fit", Short: "fit a generator on collected checkpoints", Setup: fitGenerator},
+		{Name: "export", Short: "make a generator package of a fitted run", Setup: exportGenerator},
 		{Name: "tokens", Short: "turn an adapter into weight tokens, or back", Setup: tokens},
 	})
 }
