@@ -21,7 +21,6 @@ const (
 	maxManifest = 4 << 20
 	maxFiles    = 10_000
 	maxName     = 200
-	maxLayers   = 256 // of the encoder
 )
 
 // ParseManifest reads the text of a generator.json and validates it. Unknown fields are
@@ -160,9 +159,6 @@ func (m *Manifest) checkEncoder() error {
 	}
 	if err := e.Config.Validate(); err != nil {
 		return err
-	}
-	if e.Config.NumHiddenLayers > maxLayers {
-		return fmt.Errorf("encoder with %d layers, expected at most %d", e.Config.NumHiddenLayers, maxLayers)
 	}
 	if e.Config.HiddenSize != m.Condition.Width {
 		return fmt.Errorf("encoder of width %d, but the condition has width %d", e.Config.HiddenSize, m.Condition.Width)

@@ -34,6 +34,9 @@ type ImportOptions struct {
 // Values go from file to file in pieces. Without a donor or an encoder the package
 // decodes only. It returns the manifest of what it wrote.
 func Import(ctx context.Context, o ImportOptions) (*Manifest, error) {
+	if err := checkTarget(o.Out, o.Replace); err != nil {
+		return nil, err
+	}
 	layout, err := ReadLayout(o.Layout)
 	if err != nil {
 		return nil, err

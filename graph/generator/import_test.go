@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -223,6 +224,42 @@ func TestImportStateDicts(t *testing.T) {
 	}))
 	wantError(t, err, key, "value 3 is NaN")
 	empty(t, out)
+}
+
+// A checkpoint goes through memory in pieces.
+func TestImportMemory(t *testing.T) {
+	c := decoder.Config{Class: decoder.FullCond, KernelSize: 9, Features: [][3]int{{4, 16, 128}, {4, 16, 128}, {8, 6, 6}}}
+	layout, err := json.Marshal(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	write(t, filepath.Join(dir, "layout.json"), layout)
+	checkpoint := filepath.Join(dir, "state.safetensors")
+	if err := safetensors.WriteFile(checkpoint, generator.MadeUpTensors(c, 1), nil); err != nil {
+		t.Fatal(err)
+	}
+	st, err := os.Stat(checkpoint)
+	if err != nil {
+		t.Fatal(err)
+	}
+	peak := uint64(0)
+	var before, now runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	_, err = generator.Import(context.Background(), generator.ImportOptions{
+		Checkpoint: checkpoint, Layout: filepath.Join(dir, "layout.json"), Out: filepath.Join(dir, "out"),
+		WriteOptions: generator.WriteOptions{DType: safetensors.F16, Progress: func(done, _ int64) {
+			runtime.ReadMemStats(&now)
+			peak = max(peak, now.HeapAlloc)
+		}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if used := int64(peak) - int64(before.HeapAlloc); used > st.Size()/2 || st.Size() < 10<<20 {
+		t.Errorf("importing %d bytes took %d bytes of memory", st.Size(), used)
+	}
 }
 
 func TestImportCancelled(t *testing.T) {

@@ -158,7 +158,20 @@ func (p *Package) Tokenizer() (*text.Tokenizer, error) {
 	if p.Manifest.Encoder == nil {
 		return nil, p.Manifest.Complete()
 	}
-	return ReadTokenizer(filepath.Join(p.Dir, filepath.FromSlash(p.Manifest.Encoder.Dir)))
+	dir := filepath.Join(p.Dir, filepath.FromSlash(p.Manifest.Encoder.Dir))
+	t, err := ReadTokenizer(dir)
+	if err != nil {
+		return nil, err
+	}
+	return t, checkVocabulary(dir, t, p.Manifest.Encoder.Config)
+}
+
+// checkVocabulary checks that the encoder has an embedding for every id.
+func checkVocabulary(dir string, t *text.Tokenizer, c encoder.Config) error {
+	if t.Size() > c.VocabSize {
+		return fmt.Errorf("%s: the tokenizer has ids up to %d, but the encoder's vocab_size is %d", dir, t.Size()-1, c.VocabSize)
+	}
+	return nil
 }
 
 // ReadTokenizer reads the tokenizer of a BERT in Hugging Face layout: tokenizer.json, or
@@ -189,9 +202,6 @@ func readEncoderConfig(dir string) (encoder.Config, error) {
 	c, err := encoder.ParseConfig(raw)
 	if err != nil {
 		return c, fmt.Errorf("%s: %w", path, err)
-	}
-	if c.NumHiddenLayers > maxLayers {
-		return c, fmt.Errorf("%s: num_hidden_layers is %d, expected at most %d", path, c.NumHiddenLayers, maxLayers)
 	}
 	return c, checkVariant(path, raw)
 }

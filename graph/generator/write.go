@@ -28,7 +28,8 @@ type WriteOptions struct {
 	// ShardBytes is the size above which the decoder's file is cut into shards, 2 GiB if
 	// 0. A single tensor is never cut.
 	ShardBytes int64
-	// Replace allows a package that stands there already to be replaced.
+	// Replace allows a package that stands there already, and nothing else, to be
+	// replaced.
 	Replace bool
 	// Progress is called now and then with the bytes written; it may be nil.
 	Progress func(done, total int64)
@@ -47,6 +48,9 @@ func Write(ctx context.Context, dir string, m Manifest, tensors []safetensors.Te
 		if d != "" && !isFloat(d) {
 			return fmt.Errorf("weights cannot be stored as %q, expected F32, F16 or BF16", d)
 		}
+	}
+	if err := checkTarget(dir, o.Replace); err != nil {
+		return err
 	}
 	var encoderWeights []safetensors.Tensor
 	if encoderFrom == "" {
@@ -92,6 +96,22 @@ func Write(ctx context.Context, dir string, m Manifest, tensors []safetensors.Te
 	})
 }
 
+// checkTarget refuses to replace a folder that is neither empty nor a package.
+func checkTarget(dir string, replace bool) error {
+	entries, err := os.ReadDir(dir)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return err
+	case !replace:
+		return fmt.Errorf("%s exists already: choose another folder or remove it", dir)
+	case len(entries) > 0 && !isFile(filepath.Join(dir, ManifestName)):
+		return fmt.Errorf("%s is not a generator package: it is not replaced", dir)
+	}
+	return nil
+}
+
 // writeManifest writes generator.json.
 func writeManifest(dir string, m *Manifest) error {
 	raw, err := json.MarshalIndent(m, "", "  ")
@@ -114,7 +134,11 @@ func describeEncoder(from string, e *Encoder) (*tensorSet, *Encoder, error) {
 		}
 		return nil, nil, err
 	}
-	if _, err := ReadTokenizer(from); err != nil {
+	t, err := ReadTokenizer(from)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := checkVocabulary(from, t, config); err != nil {
 		return nil, nil, err
 	}
 	set, err := openTensors(from, encoderStem)
