@@ -1,0 +1,345 @@
+// Package collect makes the targets that package fit trains on: for each data set it
+// tunes a LoRA of the base model (package lm) to a good point and then, in a late phase
+// at a low constant rate, saves the adapter after every step (reference d.1). Its output
+// is a folder a data set, which package fit reads.
+package collect
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"time"
+
+	"github.com/drag-and-drop-lora/dnd/graph/atomicfile"
+	"github.com/drag-and-drop-lora/dnd/graph/lora"
+	"github.com/drag-and-drop-lora/dnd/graph/safetensors"
+	"github.com/drag-and-drop-lora/dnd/trainer/lm"
+)
+
+// Config is how every data set is tuned.
+type Config struct {
+	Rank     int     `json:"rank"`
+	Alpha    float64 `json:"alpha"`
+	TrainA   bool    `json:"train_a"` // false keeps every data set's A equal
+	Seed     int64   `json:"seed"`    // of A and of the order of examples, for all data sets
+	Batch    int     `json:"batch"`
+	Steps    int     `json:"steps"` // of the first phase, with warm-up and cosine
+	Rate     float64 `json:"learning_rate"`
+	WarmUp   int     `json:"warm_up"`
+	Late     int     `json:"late_steps"` // each is saved
+	LateRate float64 `json:"late_learning_rate"`
+	// MaxTokens is the longest example, prompt and answer, in the model's tokens. Longer
+	// ones are left out.
+	MaxTokens int `json:"max_tokens"`
+}
+
+// Defaults is the recipe of the shipped generator.
+func Defaults() Config {
+	return Config{Rank: 8, Alpha: 16, TrainA: false, Seed: 999, Batch: 8, Steps: 40, Rate: 3e-3, WarmUp: 4, Late: 12, LateRate: 3e-4, MaxTokens: 256}
+}
+
+// Validate returns all that is wrong, joined.
+func (c *Config) Validate() error {
+	var all []error
+	check := func(ok bool, format string, args ...any) {
+		if !ok {
+			all = append(all, fmt.Errorf(format, args...))
+		}
+	}
+	check(c.Rank > 0 && c.Rank <= 1024, "rank is %d, expected 1 to 1024", c.Rank)
+	check(c.Alpha > 0 && !math.IsInf(c.Alpha, 0), "alpha is %v, expected a positive number", c.Alpha)
+	check(c.Batch > 0 && c.Batch <= 1024, "batch is %d, expected 1 to 1024", c.Batch)
+	check(c.Steps > 0 && c.WarmUp >= 0 && c.WarmUp < c.Steps, "steps %d and warm-up %d, expected more steps than warm-up", c.Steps, c.WarmUp)
+	check(c.Late > 0, "late steps are %d, expected at least 1: they are what is saved", c.Late)
+	check(c.Rate > 0 && c.Rate < 1 && c.LateRate > 0 && c.LateRate < 1, "learning rates %v and %v, expected numbers between 0 and 1", c.Rate, c.LateRate)
+	check(c.MaxTokens >= 8 && c.MaxTokens <= 1<<16, "max tokens is %d, expected 8 to %d", c.MaxTokens, 1<<16)
+	return errors.Join(all...)
+}
+
+// Record is one example of a data set.
+type Record struct {
+	System   string `json:"system,omitempty"`
+	Prompt   string `json:"prompt"`
+	Response string `json:"response"`
+}
+
+// DataSet is records under a name.
+type DataSet struct {
+	Name    string
+	Records []Record
+}
+
+// ReadDataSet reads a .json array of records; its name is the file's.
+func ReadDataSet(path string) (*DataSet, error) {
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	d := &DataSet{Name: strings.TrimSuffix(filepath.Base(path), filepath.Ext(path))}
+	if err := json.Unmarshal(raw, &d.Records); err != nil {
+		return nil, fmt.Errorf("%s: expected an array of records with prompt and response: %w", path, err)
+	}
+	if len(d.Records) == 0 {
+		return nil, fmt.Errorf("%s: no record in it", path)
+	}
+	for i, r := range d.Records {
+		if strings.TrimSpace(r.Prompt) == "" || strings.TrimSpace(r.Response) == "" {
+			return nil, fmt.Errorf("%s: record %d: prompt or response is missing or empty", path, i+1)
+		}
+	}
+	return d, nil
+}
+
+// Examples tokenises records for a model; those of more than maxTokens are left out and
+// counted.
+func Examples(m *lm.Model, records []Record, maxTokens int) (examples []lm.Example, dropped int, err error) {
+	for _, r := range records {
+		var e lm.Example
+		if e.Prompt, err = m.Prompt(r.System, r.Prompt); err != nil {
+			return nil, 0, err
+		}
+		if e.Answer, err = m.Answer(r.Response); err != nil {
+			return nil, 0, err
+		}
+		if e.Tokens() > maxTokens {
+			dropped++
+			continue
+		}
+		examples = append(examples, e)
+	}
+	return examples, dropped, nil
+}
+
+// Progress is how far a collection is.
+type Progress struct {
+	DataSet         string
+	Set, Sets       int // counted from 1
+	Step, Steps     int // both phases
+	Loss            float64
+	TokensPerSecond float64
+	TimeLeft        time.Duration // of the whole collection
+	Skipped         bool          // the data set was there already
+	Dropped         int           // examples that are too long
+}
+
+// Record of a data set's run: collect.json.
+type run struct {
+	Config  Config    `json:"config"`
+	Base    string    `json:"base"`
+	Used    int       `json:"examples"`
+	Dropped int       `json:"dropped"`
+	Loss    []float64 `json:"loss"`
+	Seconds float64   `json:"seconds"`
+	Tokens  int       `json:"tokens"`
+}
+
+const runName = "collect.json"
+
+// Run tunes a LoRA for every data set and writes OUT/NAME for each: adapter_config.json,
+// checkpoints/000001.safetensors and on, prompts.json, collect.json. A data set appears
+// whole or not at all; those that are there from a run of the same configuration are
+// skipped, so a collection that was stopped goes on.
+func Run(ctx context.Context, c Config, m *lm.Model, sets []*DataSet, out string, report func(Progress)) error {
+	if report == nil {
+		report = func(Progress) {}
+	}
+	all := []error{c.Validate()}
+	examples := make([][]lm.Example, len(sets))
+	dropped := make([]int, len(sets))
+	done := make([]bool, len(sets))
+	names := map[string]bool{}
+	for i, s := range sets {
+		if names[s.Name] {
+			all = append(all, fmt.Errorf("data set %s is given twice", s.Name))
+		}
+		names[s.Name] = true
+		var err error
+		if examples[i], dropped[i], err = Examples(m, s.Records, c.MaxTokens); err != nil {
+			return err
+		}
+		if len(examples[i]) < c.Batch {
+			all = append(all, fmt.Errorf("data set %s: %d usable examples, a batch takes %d (%d have more than %d tokens)", s.Name, len(examples[i]), c.Batch, dropped[i], c.MaxTokens))
+		}
+		if done[i], err = finished(filepath.Join(out, s.Name), &c); err != nil {
+			all = append(all, fmt.Errorf("data set %s: %w", s.Name, err))
+		}
+	}
+	if err := errors.Join(all...); err != nil {
+		return err
+	}
+	t, err := m.NewTuner(c.Rank, c.Alpha, c.TrainA)
+	if err != nil {
+		return err
+	}
+	defer t.Close()
+	p := &pace{steps: c.Steps + c.Late, report: report}
+	for _, d := range done {
+		if !d {
+			p.left += c.Steps + c.Late
+		}
+	}
+	for i, s := range sets {
+		p.at = Progress{DataSet: s.Name, Set: i + 1, Sets: len(sets), Steps: c.Steps + c.Late, Dropped: dropped[i]}
+		if done[i] {
+			p.at.Skipped = true
+			report(p.at)
+			continue
+		}
+		err := atomicfile.Dir(filepath.Join(out, s.Name), false, func(tmp string) error {
+			return one(ctx, &c, m, t, s, examples[i], dropped[i], tmp, p)
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// pace measures speed over the whole collection.
+type pace struct {
+	steps, left int
+	tokens      int
+	spent       time.Duration
+	made        int
+	at          Progress
+	report      func(Progress)
+}
+
+func (p *pace) step(loss float64, tokens int, took time.Duration) {
+	p.left--
+	p.made++
+	p.at.Step++
+	p.at.Loss = loss
+	// The first step of a shape compiles; it counts, since it is waited for.
+	p.spent += took
+	p.tokens += tokens
+	p.at.TokensPerSecond = float64(p.tokens) / p.spent.Seconds()
+	p.at.TimeLeft = time.Duration(float64(p.spent) / float64(p.made) * float64(p.left))
+	p.report(p.at)
+}
+
+// one tunes one data set into a temporary folder.
+func one(ctx context.Context, c *Config, m *lm.Model, t *lm.Tuner, s *DataSet, examples []lm.Example, dropped int, dir string, p *pace) error {
+	started := time.Now()
+	if err := os.MkdirAll(filepath.Join(dir, "checkpoints"), 0o755); err != nil {
+		return err
+	}
+	t.Reset(c.Seed)
+	r := run{Config: *c, Base: m.Config.Model, Used: len(examples), Dropped: dropped}
+	rng := rand.New(rand.NewPCG(uint64(c.Seed), 0xDA7A))
+	var order []int
+	for step := range c.Steps + c.Late {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if len(order) < c.Batch {
+			order = append(order, rng.Perm(len(examples))...)
+		}
+		items := make([]lm.Example, c.Batch)
+		tokens := 0
+		for j, k := range order[:c.Batch] {
+			items[j] = examples[k]
+			tokens += items[j].Tokens()
+		}
+		order = order[c.Batch:]
+		before := time.Now()
+		loss, err := t.Step(items, c.rate(step))
+		if err != nil {
+			return fmt.Errorf("data set %s: %w", s.Name, err)
+		}
+		r.Loss = append(r.Loss, loss)
+		r.Tokens += tokens
+		p.step(loss, tokens, time.Since(before))
+		if step >= c.Steps {
+			if err := save(t, dir, step-c.Steps+1); err != nil {
+				return err
+			}
+		}
+	}
+	prompts := make([]map[string]string, len(s.Records))
+	for i, record := range s.Records {
+		prompts[i] = map[string]string{"prompt": record.Prompt}
+	}
+	r.Seconds = time.Since(started).Seconds()
+	if err := writeJSON(filepath.Join(dir, "prompts.json"), prompts); err != nil {
+		return err
+	}
+	return writeJSON(filepath.Join(dir, runName), r)
+}
+
+// rate is warm-up and cosine in the first phase, constant in the late one.
+func (c *Config) rate(step int) float64 {
+	if step >= c.Steps {
+		return c.LateRate
+	}
+	warm := math.Min(1, float64(step+1)/math.Max(1, float64(c.WarmUp)))
+	return c.Rate * warm * (1 + math.Cos(math.Pi*float64(step)/float64(c.Steps))) / 2
+}
+
+// save writes the adapter after a late step; the first one brings the config.
+func save(t *lm.Tuner, dir string, n int) error {
+	a, err := t.Adapter()
+	if err != nil {
+		return err
+	}
+	files, err := lora.Files(a, lora.Options{Format: lora.PEFT, DType: safetensors.F32})
+	if err != nil {
+		return err
+	}
+	for _, f := range files {
+		path := ""
+		switch {
+		case f.Name == "adapter_model.safetensors":
+			path = filepath.Join(dir, "checkpoints", fmt.Sprintf("%06d.safetensors", n))
+		case f.Name == "adapter_config.json" && n == 1:
+			path = filepath.Join(dir, f.Name)
+		default:
+			continue
+		}
+		if err := atomicfile.Write(path, func(w io.Writer) error { return f.Write(w) }); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// finished says whether dir holds this data set from a run of the same configuration.
+func finished(dir string, c *Config) (bool, error) {
+	raw, err := os.ReadFile(filepath.Join(dir, runName))
+	if errors.Is(err, os.ErrNotExist) {
+		if _, err := os.Stat(dir); err == nil {
+			return false, fmt.Errorf("%s exists, but no finished collection is in it: remove it", dir)
+		}
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	var r run
+	if err := json.Unmarshal(raw, &r); err != nil {
+		return false, fmt.Errorf("%s: %w", filepath.Join(dir, runName), err)
+	}
+	if !reflect.DeepEqual(r.Config, *c) {
+		return false, fmt.Errorf("%s is from another configuration: choose another folder, or remove it", dir)
+	}
+	return true, nil
+}
+
+func writeJSON(path string, v any) error {
+	raw, err := json.MarshalIndent(v, "", " ")
+	if err != nil {
+		return err
+	}
+	return atomicfile.Write(path, func(w io.Writer) error {
+		_, err := w.Write(append(raw, '\n'))
+		return err
+	})
+}

@@ -1,0 +1,272 @@
+package lm
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	hf "github.com/gomlx/go-huggingface/models/gguf"
+	"github.com/gomlx/gomlx/core/tensors"
+
+	"github.com/drag-and-drop-lora/dnd/graph/gguf"
+	"github.com/drag-and-drop-lora/dnd/graph/safetensors"
+)
+
+// source delivers float32 tensors by their Hugging Face names.
+type source interface {
+	has(name string) bool
+	read(name string) ([]float32, error)
+}
+
+// load reads a model from a Hugging Face folder or a GGUF file.
+func load(path string) (*Config, *Tokenizer, map[string][]float32, error) {
+	dir, err := isDir(path)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	var c *Config
+	var t *Tokenizer
+	var s source
+	if dir {
+		var closeAll func()
+		c, t, s, closeAll, err = openFolder(path)
+		if closeAll != nil {
+			defer closeAll()
+		}
+	} else {
+		var f *ggufSource
+		c, t, f, err = openGGUF(path)
+		if f != nil {
+			defer f.close()
+		}
+		s = f
+	}
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	weights := map[string][]float32{}
+	for _, w := range c.weights(!s.has(headName)) {
+		v, err := s.read(w.name)
+		if err != nil {
+			return nil, nil, nil, fmt.Errorf("%s: %w", path, err)
+		}
+		n := 1
+		for _, d := range w.shape {
+			n *= d
+		}
+		if len(v) != n {
+			return nil, nil, nil, fmt.Errorf("%s: tensor %s has %d values, expected shape %v", path, w.name, len(v), w.shape)
+		}
+		weights[w.name] = v
+	}
+	return c, t, weights, nil
+}
+
+// folder is a model.safetensors, or its shards.
+type folder struct {
+	files []*safetensors.File
+	tied  bool
+}
+
+func openFolder(dir string) (*Config, *Tokenizer, source, func(), error) {
+	c, tied, err := folderConfig(dir)
+	if err != nil {
+		return nil, nil, nil, nil, err
+	}
+	raw, err := os.ReadFile(filepath.Join(dir, "tokenizer.json"))
+	if err != nil {
+		return nil, nil, nil, nil, err
+	}
+	t, err := tokenizerFromJSON(raw)
+	if err != nil {
+		return nil, nil, nil, nil, fmt.Errorf("%s: tokenizer.json: %w", dir, err)
+	}
+	paths, err := filepath.Glob(filepath.Join(dir, "model*.safetensors"))
+	if err != nil {
+		return nil, nil, nil, nil, err
+	}
+	s := &folder{tied: tied}
+	closeAll := func() {
+		for _, f := range s.files {
+			f.Close()
+		}
+	}
+	if len(paths) == 0 {
+		return nil, nil, nil, nil, fmt.Errorf("%s: no model*.safetensors", dir)
+	}
+	for _, p := range paths {
+		f, err := safetensors.Open(p)
+		if err != nil {
+			closeAll()
+			return nil, nil, nil, nil, err
+		}
+		s.files = append(s.files, f)
+	}
+	return c, t, s, closeAll, nil
+}
+
+func (s *folder) has(name string) bool {
+	if name == headName && s.tied {
+		return false
+	}
+	for _, f := range s.files {
+		if _, ok := f.Lookup(name); ok {
+			return true
+		}
+	}
+	return false
+}
+
+func (s *folder) read(name string) ([]float32, error) {
+	for _, f := range s.files {
+		if _, ok := f.Lookup(name); ok {
+			return f.Float32s(name)
+		}
+	}
+	return nil, fmt.Errorf("tensor %s: %w", name, safetensors.ErrNoTensor)
+}
+
+// ggufSource dequantises a GGUF file's tensors with go-huggingface's reader, after our
+// own has checked the file.
+type ggufSource struct {
+	checked *gguf.File
+	reader  *hf.Reader
+	c       *Config
+}
+
+func openGGUF(path string) (*Config, *Tokenizer, *ggufSource, error) {
+	checked, err := gguf.Open(path)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	s := &ggufSource{checked: checked}
+	c, err := ggufConfig(checked)
+	if err != nil {
+		s.close()
+		return nil, nil, nil, fmt.Errorf("%s: %w", path, err)
+	}
+	s.c = c
+	file, err := hf.Open(path)
+	if err == nil {
+		s.reader, err = hf.NewReader(file)
+	}
+	if err != nil {
+		s.close()
+		return nil, nil, nil, fmt.Errorf("%s: %w", path, err)
+	}
+	t, err := ggufTokenizer(file)
+	if err != nil {
+		s.close()
+		return nil, nil, nil, fmt.Errorf("%s: tokenizer: %w", path, err)
+	}
+	return c, t, s, nil
+}
+
+func (s *ggufSource) close() {
+	if s.reader != nil {
+		s.reader.Close()
+	}
+	s.checked.Close()
+}
+
+func ggufTokenizer(f *hf.File) (*Tokenizer, error) {
+	strs := func(key string) []string {
+		v, ok := f.GetKeyValue(key)
+		if !ok {
+			return nil
+		}
+		return v.Strings()
+	}
+	model, _ := f.GetKeyValue("tokenizer.ggml.model")
+	if model.String() != "gpt2" {
+		return nil, fmt.Errorf("model %q, expected gpt2 (byte-level BPE)", model.String())
+	}
+	pre, _ := f.GetKeyValue("tokenizer.ggml.pre")
+	lines := strs("tokenizer.ggml.merges")
+	merges := make([][2]string, len(lines))
+	for i, line := range lines {
+		var err error
+		if merges[i], err = parseMerge(line); err != nil {
+			return nil, err
+		}
+	}
+	pieces := strs("tokenizer.ggml.tokens")
+	if len(pieces) == 0 || len(merges) == 0 {
+		return nil, errors.New("no tokens or merges in the metadata")
+	}
+	return newTokenizer(pieces, merges, pre.String())
+}
+
+// ggufNames are GGUF's names of a block's tensors.
+var ggufNames = strings.NewReplacer("model.embed_tokens.", "token_embd.", "model.norm.", "output_norm.", "lm_head.", "output.",
+	"model.layers.", "blk.", "input_layernorm.", "attn_norm.", "post_attention_layernorm.", "ffn_norm.",
+	"self_attn.q_proj.", "attn_q.", "self_attn.k_proj.", "attn_k.", "self_attn.v_proj.", "attn_v.", "self_attn.o_proj.", "attn_output.",
+	"mlp.up_proj.", "ffn_up.", "mlp.gate_proj.", "ffn_gate.", "mlp.down_proj.", "ffn_down.")
+
+func (s *ggufSource) has(name string) bool {
+	_, ok := s.checked.Tensor(ggufNames.Replace(name))
+	return ok
+}
+
+func (s *ggufSource) read(name string) ([]float32, error) {
+	inFile := ggufNames.Replace(name)
+	if _, ok := s.checked.Tensor(inFile); !ok {
+		return nil, fmt.Errorf("no tensor %s", inFile)
+	}
+	t, err := s.reader.ReadTensor(nil, inFile)
+	if err != nil {
+		return nil, fmt.Errorf("tensor %s: %w", inFile, err)
+	}
+	defer t.MustFinalizeAll()
+	v, err := float32s(t)
+	if err != nil {
+		return nil, fmt.Errorf("tensor %s: %w", inFile, err)
+	}
+	if s.c.Architecture == "llama" {
+		switch {
+		case strings.HasSuffix(inFile, "attn_q.weight"):
+			v = unpermute(v, s.c.Hidden, s.c.Heads)
+		case strings.HasSuffix(inFile, "attn_k.weight"):
+			v = unpermute(v, s.c.Hidden, s.c.KVHeads)
+		}
+	}
+	return v, nil
+}
+
+// float32s copies a tensor, widening half types.
+func float32s(t *tensors.Tensor) ([]float32, error) {
+	out := make([]float32, t.Size())
+	var convert error
+	err := t.ConstBytes(func(raw []byte) {
+		switch n := len(raw) / max(t.Size(), 1); {
+		case n == 4:
+			convert = safetensors.DecodeFloats(safetensors.F32, raw, out)
+		case n == 2 && t.DType().String() == "BFloat16":
+			convert = safetensors.DecodeFloats(safetensors.BF16, raw, out)
+		case n == 2:
+			convert = safetensors.DecodeFloats(safetensors.F16, raw, out)
+		default:
+			convert = fmt.Errorf("type %s cannot be read", t.DType())
+		}
+	})
+	return out, errors.Join(err, convert)
+}
+
+// unpermute undoes the order that llama.cpp gives the rows of the query and key
+// matrices of llama models: within a head, row 2i+h there is row h·half+i here.
+func unpermute(v []float32, in, heads int) []float32 {
+	out := make([]float32, len(v))
+	width := len(v) / in / heads
+	half := width / 2
+	for head := range heads {
+		for i := range half {
+			for h := range 2 {
+				from, to := head*width+2*i+h, head*width+h*half+i
+				copy(out[to*in:(to+1)*in], v[from*in:(from+1)*in])
+			}
+		}
+	}
+	return out
+}

@@ -1,0 +1,322 @@
+package lm
+
+import (
+	"context"
+	"fmt"
+	"math"
+
+	"github.com/gomlx/compute/dtypes"
+	"github.com/gomlx/compute/shapes"
+	"github.com/gomlx/gomlx/core/graph"
+	"github.com/gomlx/gomlx/core/tensors"
+
+	"github.com/drag-and-drop-lora/dnd/graph/lora"
+	"github.com/drag-and-drop-lora/dnd/trainer/backend"
+)
+
+// Model is a loaded base model. It is not safe for concurrent use.
+type Model struct {
+	Config    Config
+	Tokenizer *Tokenizer
+
+	b       backend.Backend
+	names   []string
+	weights []*tensors.Tensor // of names, on the device
+	answer  *graph.Exec
+	score   *graph.Exec
+}
+
+// Load reads a model from a Hugging Face folder or a GGUF file (weights dequantised to
+// float32) onto a backend.
+func Load(path string, b backend.Backend) (*Model, error) {
+	c, t, weights, err := load(path)
+	if err != nil {
+		return nil, fmt.Errorf("lm: %w", err)
+	}
+	return newModel(*c, t, weights, b)
+}
+
+func newModel(c Config, t *Tokenizer, weights map[string][]float32, b backend.Backend) (*Model, error) {
+	m := &Model{Config: c, Tokenizer: t, b: b}
+	_, untied := weights[headName]
+	for _, w := range c.weights(!untied) {
+		m.names = append(m.names, w.name)
+		m.weights = append(m.weights, tensors.FromFlatDataAndDimensions(weights[w.name], w.shape...))
+		delete(weights, w.name)
+	}
+	for _, x := range m.weights {
+		if err := x.ToDevice(b.Backend, 0); err != nil {
+			return nil, fmt.Errorf("lm: %w", err)
+		}
+	}
+	return m, nil
+}
+
+// Close frees the weights.
+func (m *Model) Close() {
+	for _, x := range m.weights {
+		x.MustFinalizeAll()
+	}
+	for _, e := range []*graph.Exec{m.answer, m.score} {
+		if e != nil {
+			e.Finalize()
+		}
+	}
+}
+
+// network is a model's weights, and its adapter's, as nodes of one graph.
+type network struct {
+	c     *Config
+	w     map[string]*graph.Node
+	a, b  []*graph.Node // of every LoRA target; nil for none
+	scale float64       // alpha/rank
+}
+
+func (m *Model) network(weights, a, b []*graph.Node, scale float64) *network {
+	n := &network{c: &m.Config, w: make(map[string]*graph.Node, len(weights)), a: a, b: b, scale: scale}
+	for i, name := range m.names {
+		n.w[name] = weights[i]
+	}
+	return n
+}
+
+// linear is x (T,in) to (T,out): x·Wᵀ + scale·(x·Aᵀ)·Bᵀ + bias. The low-rank path stays
+// apart, so that no gradient of W's size is ever made.
+func (n *network) linear(x *graph.Node, layer, module int) *graph.Node {
+	name := fmt.Sprintf("model.layers.%d.%s", layer, modules[module])
+	y := graph.Dot(x, graph.Transpose(n.w[name+".weight"], 0, 1)).MatMul()
+	if i := layer*len(modules) + module; n.a != nil {
+		low := graph.Dot(x, graph.Transpose(n.a[i], 0, 1)).MatMul()
+		y = graph.Add(y, graph.MulScalar(graph.Dot(low, graph.Transpose(n.b[i], 0, 1)).MatMul(), n.scale))
+	}
+	if bias := n.w[name+".bias"]; bias != nil {
+		y = graph.Add(y, graph.Reshape(bias, 1, bias.Shape().Size()))
+	}
+	return y
+}
+
+func (n *network) norm(x *graph.Node, name string) *graph.Node {
+	square := graph.ReduceAndKeep(graph.Square(x), graph.ReduceMean, -1)
+	return graph.Mul(graph.Div(x, graph.Sqrt(graph.AddScalar(square, n.c.NormEps))), graph.Reshape(n.w[name], 1, n.c.Hidden))
+}
+
+// hidden is ids (B,T) to the final hidden states (B·T, hidden). Texts are padded on the
+// right: causal attention never sees the padding.
+func (n *network) hidden(ids *graph.Node) *graph.Node {
+	c := n.c
+	b, t := ids.Shape().Dimensions[0], ids.Shape().Dimensions[1]
+	x := graph.Gather(n.w["model.embed_tokens.weight"], graph.Reshape(ids, b*t, 1))
+	g := ids.Graph()
+	cos, sin := rotary(c, t)
+	cosine, sine := graph.Const(g, cos), graph.Const(g, sin)
+	// (T,T): minus infinity where the key comes after the query.
+	rows, columns := graph.Iota(g, shapes.Make(dtypes.Int32, t, t), 0), graph.Iota(g, shapes.Make(dtypes.Int32, t, t), 1)
+	mask := graph.Where(graph.GreaterThan(columns, rows), graph.Const(g, float32(-1e30)), graph.Const(g, float32(0)))
+	mask = graph.Reshape(mask, 1, 1, 1, t, t)
+	groups := c.Heads / c.KVHeads
+	for i := range c.Layers {
+		name := func(s string) string { return fmt.Sprintf("model.layers.%d.%s.weight", i, s) }
+		h := n.norm(x, name("input_layernorm"))
+		q := rotate(graph.Reshape(n.linear(h, i, 0), b, t, c.Heads, c.HeadDim), cosine, sine)
+		k := rotate(graph.Reshape(n.linear(h, i, 1), b, t, c.KVHeads, c.HeadDim), cosine, sine)
+		v := graph.Reshape(n.linear(h, i, 2), b, t, c.KVHeads, c.HeadDim)
+		q = graph.Reshape(q, b, t, c.KVHeads, groups, c.HeadDim)
+		scores := graph.MulScalar(graph.Einsum("bqkgd,bskd->bkgqs", q, k), 1/math.Sqrt(float64(c.HeadDim)))
+		p := graph.Softmax(graph.Add(scores, mask), -1)
+		mixed := graph.TransposeAllAxes(graph.Einsum("bkgqs,bskd->bkgqd", p, v), 0, 3, 1, 2, 4)
+		x = graph.Add(x, n.linear(graph.Reshape(mixed, b*t, c.Heads*c.HeadDim), i, 3))
+		h = n.norm(x, name("post_attention_layernorm"))
+		up, gate := n.linear(h, i, 4), n.linear(h, i, 5)
+		x = graph.Add(x, n.linear(graph.Mul(graph.Mul(gate, graph.Sigmoid(gate)), up), i, 6))
+	}
+	return n.norm(x, "model.norm.weight")
+}
+
+// head is the matrix (vocabulary, hidden) of the output.
+func (n *network) head() *graph.Node {
+	if w := n.w[headName]; w != nil {
+		return w
+	}
+	return n.w["model.embed_tokens.weight"]
+}
+
+// rotary are the cosines and sines (1,T,1,HeadDim) of the positions.
+func rotary(c *Config, t int) (cos, sin [][][][]float32) {
+	half := c.HeadDim / 2
+	table := func(f func(float64) float64) [][][][]float32 {
+		rows := make([][][]float32, t)
+		for p := range t {
+			row := make([]float32, c.HeadDim)
+			for i := range row {
+				row[i] = float32(f(float64(p) * math.Pow(c.RopeTheta, -float64(i%half)/float64(half))))
+			}
+			rows[p] = [][]float32{row}
+		}
+		return [][][][]float32{rows}
+	}
+	return table(math.Cos), table(math.Sin)
+}
+
+// rotate applies rotary positions to x (B,T,heads,HeadDim): x·cos + (-x₂,x₁)·sin.
+func rotate(x, cos, sin *graph.Node) *graph.Node {
+	half := x.Shape().Dimensions[3] / 2
+	every := graph.AxisRange()
+	first, second := graph.Slice(x, every, every, every, graph.AxisRange(0, half)), graph.Slice(x, every, every, every, graph.AxisRange(half))
+	return graph.Add(graph.Mul(x, cos), graph.Mul(graph.Concatenate([]*graph.Node{graph.Neg(second), first}, -1), sin))
+}
+
+// pick gathers rows of states (B·T, hidden) at positions (B,P) of each text.
+func pick(states, positions *graph.Node, t int) *graph.Node {
+	b, p := positions.Shape().Dimensions[0], positions.Shape().Dimensions[1]
+	start := graph.MulScalar(graph.Iota(states.Graph(), shapes.Make(dtypes.Int32, b, p), 0), t)
+	return graph.Gather(states, graph.Reshape(graph.Add(positions, start), b*p, 1))
+}
+
+// adapterArgs are an adapter's matrices as arguments; for nil, zeros of rank 1.
+func (m *Model) adapterArgs(a *lora.Adapter) (args []*tensors.Tensor, scale float64, err error) {
+	base := m.Config.Base(1, 1)
+	if a != nil {
+		base = m.Config.Base(a.Base.Rank, a.Base.Alpha)
+		if len(a.Base.Targets) != len(base.Targets) {
+			return nil, 0, fmt.Errorf("lm: the adapter has %d modules, the model %d", len(a.Base.Targets), len(base.Targets))
+		}
+	}
+	var second []*tensors.Tensor
+	for i, t := range base.Targets {
+		x, y := make([]float32, base.Rank*t.In), make([]float32, base.Rank*t.Out)
+		if a != nil {
+			if a.Base.Targets[i] != t {
+				return nil, 0, fmt.Errorf("lm: the adapter has module %+v where the model has %+v", a.Base.Targets[i], t)
+			}
+			x, y = a.Pairs[i].A, a.Pairs[i].B
+		}
+		args = append(args, tensors.FromFlatDataAndDimensions(x, base.Rank, t.In))
+		second = append(second, tensors.FromFlatDataAndDimensions(y, t.Out, base.Rank))
+	}
+	return append(args, second...), base.Alpha / float64(base.Rank), nil
+}
+
+// Answers are the model's greedy answers to prompts, with an adapter or, for nil,
+// without: at most maxTokens each, less where the turn ends.
+func (m *Model) Answers(ctx context.Context, prompts []string, a *lora.Adapter, maxTokens int) ([]string, error) {
+	texts := make([][]int32, len(prompts))
+	longest := 0
+	for i, p := range prompts {
+		ids, err := m.Prompt("", p)
+		if err != nil {
+			return nil, err
+		}
+		texts[i] = ids
+		longest = max(longest, len(ids))
+	}
+	end, err := m.Tokenizer.Special(turnEnd)
+	if err != nil {
+		return nil, err
+	}
+	adapter, scale, err := m.adapterArgs(a)
+	if err != nil {
+		return nil, err
+	}
+	defer free(adapter)
+	if m.answer == nil {
+		if m.answer, err = m.newAnswer(); err != nil {
+			return nil, err
+		}
+	}
+	t := bucket(longest + maxTokens)
+	starts := make([]int, len(texts))
+	for i := range texts {
+		starts[i] = len(texts[i])
+	}
+	for range maxTokens {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		ids, last := make([]int32, len(texts)*t), make([]int32, len(texts))
+		open := false
+		for i, x := range texts {
+			copy(ids[i*t:], x)
+			last[i] = int32(len(x) - 1)
+			open = open || x[len(x)-1] != end || len(x) == starts[i]
+		}
+		if !open {
+			break
+		}
+		args := []any{tensors.FromFlatDataAndDimensions(ids, len(texts), t), tensors.FromFlatDataAndDimensions(last, len(texts), 1), float32(scale)}
+		out, err := m.answer.Call(m.withWeights(args, adapter)...)
+		if err != nil {
+			return nil, fmt.Errorf("lm: answer: %w", err)
+		}
+		next, err := tensors.CopyFlatData[int32](out[0])
+		if err != nil {
+			return nil, err
+		}
+		free(out)
+		for i := range texts {
+			if len(texts[i]) == starts[i] || texts[i][len(texts[i])-1] != end {
+				texts[i] = append(texts[i], next[i])
+			}
+		}
+	}
+	answers := make([]string, len(texts))
+	for i, x := range texts {
+		x = x[starts[i]:]
+		if n := len(x); n > 0 && x[n-1] == end {
+			x = x[:n-1]
+		}
+		answers[i] = m.Tokenizer.Decode(x)
+	}
+	return answers, nil
+}
+
+func (m *Model) withWeights(args []any, adapter []*tensors.Tensor) []any {
+	for _, list := range [][]*tensors.Tensor{m.weights, adapter} {
+		for _, x := range list {
+			args = append(args, x)
+		}
+	}
+	return args
+}
+
+// split divides the nodes behind the first skip into weights, A and B.
+func (m *Model) split(in []*graph.Node, skip int) (w, a, b []*graph.Node) {
+	w, rest := in[skip:skip+len(m.names)], in[skip+len(m.names):]
+	targets := m.Config.Layers * len(modules)
+	return w, rest[:targets], rest[targets : 2*targets]
+}
+
+func (m *Model) newAnswer() (*graph.Exec, error) {
+	return graph.NewExec(m.b.Backend, func(in []*graph.Node) *graph.Node {
+		w, a, b := m.split(in, 3)
+		n := m.network(w, a, scaled(b, in[2]), 1)
+		h := pick(n.hidden(in[0]), in[1], in[0].Shape().Dimensions[1])
+		return graph.ArgMax(graph.Dot(h, graph.Transpose(n.head(), 0, 1)).MatMul(), -1, dtypes.Int32)
+	})
+}
+
+// scaled multiplies every matrix by a scalar that is an input of the graph.
+func scaled(list []*graph.Node, by *graph.Node) []*graph.Node {
+	out := make([]*graph.Node, len(list))
+	for i, x := range list {
+		out[i] = graph.Mul(x, by)
+	}
+	return out
+}
+
+// bucket rounds a length up to one of few, since each is compiled anew.
+func bucket(n int) int {
+	for _, size := range []int{64, 96, 128, 192, 256, 384, 512} {
+		if n <= size {
+			return size
+		}
+	}
+	return (n + 511) / 512 * 512
+}
+
+func free(lists ...[]*tensors.Tensor) {
+	for _, list := range lists {
+		for _, x := range list {
+			x.MustFinalizeAll()
+		}
+	}
+}

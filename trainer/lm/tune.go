@@ -1,0 +1,296 @@
+package lm
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"math/rand/v2"
+
+	"github.com/gomlx/gomlx/core/graph"
+	"github.com/gomlx/gomlx/core/tensors"
+
+	"github.com/drag-and-drop-lora/dnd/graph/lora"
+)
+
+// Example is a tokenised prompt with its answer.
+type Example struct{ Prompt, Answer []int32 }
+
+// Tokens is the length of the model's input: the answer's last token is only predicted.
+func (e Example) Tokens() int { return len(e.Prompt) + len(e.Answer) - 1 }
+
+// batch is examples as arrays: ids (B,T), positions, labels and their weight (B,P).
+type batch struct {
+	ids, positions, labels []int32
+	valid                  []float32
+	rows, length, answers  int
+	tokens                 int // that are no padding
+}
+
+func newBatch(examples []Example) batch {
+	b := batch{rows: len(examples)}
+	for _, e := range examples {
+		b.length, b.answers = max(b.length, e.Tokens()), max(b.answers, len(e.Answer))
+		b.tokens += e.Tokens()
+	}
+	b.length, b.answers = bucket(b.length), (b.answers+15)/16*16
+	b.ids = make([]int32, b.rows*b.length)
+	n := b.rows * b.answers
+	b.positions, b.labels, b.valid = make([]int32, n), make([]int32, n), make([]float32, n)
+	for i, e := range examples {
+		row := b.ids[i*b.length:]
+		copy(row, e.Prompt)
+		copy(row[len(e.Prompt):], e.Answer[:len(e.Answer)-1])
+		for j, id := range e.Answer {
+			at := i*b.answers + j
+			b.positions[at], b.labels[at], b.valid[at] = int32(len(e.Prompt)-1+j), id, 1
+		}
+	}
+	return b
+}
+
+func (b *batch) args() []any {
+	return []any{tensors.FromFlatDataAndDimensions(b.ids, b.rows, b.length), tensors.FromFlatDataAndDimensions(b.positions, b.rows, b.answers),
+		tensors.FromFlatDataAndDimensions(b.labels, b.rows, b.answers), tensors.FromFlatDataAndDimensions(b.valid, b.rows, b.answers)}
+}
+
+// losses are the negative log-likelihoods (B·P) of the labels, and the logits.
+func (n *network) losses(ids, positions, labels *graph.Node) (nll, logits *graph.Node) {
+	h := pick(n.hidden(ids), positions, ids.Shape().Dimensions[1])
+	count := labels.Shape().Size()
+	logits = graph.Dot(h, graph.Transpose(n.head(), 0, 1)).MatMul()
+	peak := graph.StopGradient(graph.ReduceAndKeep(logits, graph.ReduceMax, -1))
+	total := graph.Add(graph.Log(graph.ReduceSum(graph.Exp(graph.Sub(logits, peak)), -1)), graph.Reshape(peak, count))
+	// A label's logit is its row of the head times the state: cheaper than a gather from
+	// the logits, whose gradient would be a scatter of their size.
+	row := graph.Gather(n.head(), graph.Reshape(labels, count, 1))
+	return graph.Sub(total, graph.ReduceSum(graph.Mul(h, row), -1)), logits
+}
+
+// Tuner fits one LoRA at a time to a frozen model: answer-only loss, AdamW without
+// decay, gradients clipped to norm 1. The step is compiled once for all data sets.
+type Tuner struct {
+	m      *Model
+	exec   *graph.Exec
+	base   lora.Base
+	trainA bool
+
+	a, b          []*tensors.Tensor
+	first, second []*tensors.Tensor // moments of what is trained: A, if it is, then B
+	steps         int
+}
+
+const (
+	beta1, beta2 = 0.9, 0.99
+	epsilon      = 1e-8
+	clipNorm     = 1.0
+)
+
+// NewTuner prepares LoRA of a rank and alpha. With trainA false, A keeps its first
+// values and only B is tuned.
+func (m *Model) NewTuner(rank int, alpha float64, trainA bool) (*Tuner, error) {
+	t := &Tuner{m: m, base: m.Config.Base(rank, alpha), trainA: trainA}
+	if err := t.base.Validate(); err != nil {
+		return nil, err
+	}
+	targets := len(t.base.Targets)
+	exec, err := graph.NewExec(m.b.Backend, func(in []*graph.Node) []*graph.Node {
+		ids, positions, labels, valid, rate, correct1, correct2 := in[0], in[1], in[2], in[3], in[4], in[5], in[6]
+		w, a, b := m.split(in, 7)
+		trained := b
+		if trainA {
+			trained = append(append([]*graph.Node{}, a...), b...)
+		}
+		moments := in[7+len(m.names)+2*targets:]
+		first, second := moments[:len(trained)], moments[len(trained):]
+		n := m.network(w, a, b, alpha/float64(rank))
+		nll, _ := n.losses(ids, positions, labels)
+		mask := graph.Reshape(valid, valid.Shape().Size())
+		loss := graph.Div(graph.ReduceAllSum(graph.Mul(nll, mask)), graph.ReduceAllSum(mask))
+		grads := graph.Gradient(loss, trained...)
+		var squares *graph.Node
+		for _, g := range grads {
+			if s := graph.ReduceAllSum(graph.Square(g)); squares == nil {
+				squares = s
+			} else {
+				squares = graph.Add(squares, s)
+			}
+		}
+		scale := graph.MinScalar(graph.Reciprocal(graph.AddScalar(graph.Sqrt(squares), 1e-6)), clipNorm)
+		out := []*graph.Node{loss}
+		var m2, v2 []*graph.Node
+		for i, g := range grads {
+			g = graph.Mul(g, scale)
+			mean := graph.Add(graph.MulScalar(first[i], beta1), graph.MulScalar(g, 1-beta1))
+			square := graph.Add(graph.MulScalar(second[i], beta2), graph.MulScalar(graph.Square(g), 1-beta2))
+			step := graph.Div(graph.Div(mean, correct1), graph.AddScalar(graph.Sqrt(graph.Div(square, correct2)), epsilon))
+			out = append(out, graph.Sub(trained[i], graph.Mul(rate, step)))
+			m2, v2 = append(m2, mean), append(v2, square)
+		}
+		return append(append(out, m2...), v2...)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("lm: build the tuning step: %w", err)
+	}
+	t.exec = exec
+	return t, nil
+}
+
+// Reset starts a new LoRA as PEFT does: A uniform in ±1/√in, from the seed alone, and B
+// zero. All data sets of one seed share their A.
+func (t *Tuner) Reset(seed int64) {
+	t.free()
+	rng := rand.New(rand.NewPCG(uint64(seed), 0xA))
+	zeros := func(dims ...int) *tensors.Tensor {
+		return tensors.FromFlatDataAndDimensions(make([]float32, dims[0]*dims[1]), dims...)
+	}
+	r := t.base.Rank
+	for _, target := range t.base.Targets {
+		x := make([]float32, r*target.In)
+		bound := 1 / math.Sqrt(float64(target.In))
+		for i := range x {
+			x[i] = float32((2*rng.Float64() - 1) * bound)
+		}
+		t.a = append(t.a, tensors.FromFlatDataAndDimensions(x, r, target.In))
+		t.b = append(t.b, zeros(target.Out, r))
+	}
+	for _, list := range []*[]*tensors.Tensor{&t.first, &t.second} {
+		if t.trainA {
+			for _, target := range t.base.Targets {
+				*list = append(*list, zeros(r, target.In))
+			}
+		}
+		for _, target := range t.base.Targets {
+			*list = append(*list, zeros(target.Out, r))
+		}
+	}
+	t.steps = 0
+}
+
+func (t *Tuner) free() {
+	free(t.a, t.b, t.first, t.second)
+	t.a, t.b, t.first, t.second = nil, nil, nil, nil
+}
+
+// Close frees the LoRA's memory.
+func (t *Tuner) Close() {
+	t.free()
+	t.exec.Finalize()
+}
+
+// Step makes one step on examples and returns their mean loss a token.
+func (t *Tuner) Step(examples []Example, rate float64) (float64, error) {
+	in := newBatch(examples)
+	t.steps++
+	args := append(in.args(), float32(rate), float32(1-math.Pow(beta1, float64(t.steps))), float32(1-math.Pow(beta2, float64(t.steps))))
+	args = t.m.withWeights(args, nil)
+	for _, list := range [][]*tensors.Tensor{t.a, t.b, t.first, t.second} {
+		for _, x := range list {
+			args = append(args, x)
+		}
+	}
+	out, err := t.exec.Call(args...)
+	if err != nil {
+		return 0, fmt.Errorf("lm: tuning step %d: %w", t.steps, err)
+	}
+	trained := len(t.first)
+	params := out[1 : 1+trained]
+	if t.trainA {
+		free(t.a)
+		t.a, params = params[:len(t.a)], params[len(t.a):]
+	}
+	free(t.b, t.first, t.second)
+	t.b, t.first, t.second = params, out[1+trained:1+2*trained], out[1+2*trained:]
+	loss := float64(tensors.ToScalar[float32](out[0]))
+	free(out[:1])
+	if math.IsNaN(loss) || math.IsInf(loss, 0) {
+		return 0, fmt.Errorf("lm: the loss is %v at step %d: lower the learning rate", loss, t.steps)
+	}
+	return loss, nil
+}
+
+// Adapter copies the LoRA as it is now.
+func (t *Tuner) Adapter() (*lora.Adapter, error) {
+	a := &lora.Adapter{Base: t.base, Pairs: make([]lora.Pair, len(t.a))}
+	for i := range t.a {
+		var err error
+		if a.Pairs[i].A, err = tensors.CopyFlatData[float32](t.a[i]); err != nil {
+			return nil, err
+		}
+		if a.Pairs[i].B, err = tensors.CopyFlatData[float32](t.b[i]); err != nil {
+			return nil, err
+		}
+	}
+	return a, nil
+}
+
+// Score is how well a model answers examples.
+type Score struct {
+	// Exact is the share of answers whose every token, end of turn included, is the most
+	// likely one: what greedy decoding would give.
+	Exact float64 `json:"exact"`
+	// NLL is the mean negative log-likelihood of an answer, in nats.
+	NLL float64 `json:"nll"`
+}
+
+// evaluateRows is how many examples are scored at a time.
+const evaluateRows = 8
+
+// Evaluate scores examples with an adapter or, for nil, without.
+func (m *Model) Evaluate(ctx context.Context, examples []Example, a *lora.Adapter) (Score, error) {
+	adapter, scale, err := m.adapterArgs(a)
+	if err != nil {
+		return Score{}, err
+	}
+	defer free(adapter)
+	if m.score == nil {
+		if m.score, err = graph.NewExec(m.b.Backend, func(in []*graph.Node) []*graph.Node {
+			w, a, b := m.split(in, 4)
+			n := m.network(w, a, scaled(b, in[3]), 1)
+			nll, logits := n.losses(in[0], in[1], in[2])
+			best := graph.ArgMax(logits, -1, in[2].DType())
+			return []*graph.Node{nll, best}
+		}); err != nil {
+			return Score{}, fmt.Errorf("lm: build the score: %w", err)
+		}
+	}
+	var s Score
+	for at := 0; at < len(examples); at += evaluateRows {
+		if err := ctx.Err(); err != nil {
+			return Score{}, err
+		}
+		group := examples[at:min(at+evaluateRows, len(examples))]
+		full := append([]Example{}, group...)
+		for len(full) < evaluateRows {
+			full = append(full, group[0])
+		}
+		in := newBatch(full)
+		out, err := m.score.Call(m.withWeights(append(in.args()[:3], float32(scale)), adapter)...)
+		if err != nil {
+			return Score{}, fmt.Errorf("lm: score: %w", err)
+		}
+		nll, err := tensors.CopyFlatData[float32](out[0])
+		if err != nil {
+			return Score{}, err
+		}
+		best, err := tensors.CopyFlatData[int32](out[1])
+		if err != nil {
+			return Score{}, err
+		}
+		free(out)
+		for i := range group {
+			right := true
+			for j := range in.answers {
+				if k := i*in.answers + j; in.valid[k] > 0 {
+					s.NLL += float64(nll[k])
+					right = right && best[k] == in.labels[k]
+				}
+			}
+			if right {
+				s.Exact++
+			}
+		}
+	}
+	s.Exact /= float64(len(examples))
+	s.NLL /= float64(len(examples))
+	return s, nil
+}
