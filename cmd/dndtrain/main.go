@@ -6,8 +6,10 @@ import "github.com/drag-and-drop-lora/dnd/cmd/internal/cli"
 
 func main() {
 	cli.Main("dndtrain", "dndtrain makes generators of LoRA adapters.", []cli.Command{
+		{Name: "collect", Short: "train LoRA checkpoints on data sets", Setup: collectCheckpoints},
 		{Name: "fit", Short: "fit a generator on collected checkpoints", Setup: fitGenerator},
 		{Name: "export", Short: "make a generator package of a fitted run", Setup: exportGenerator},
+		{Name: "answer", Short: "a base model's answers to prompts, without and with an adapter", Setup: answer},
 		{Name: "tokens", Short: "turn an adapter into weight tokens, or back", Setup: tokens},
 	})
 }

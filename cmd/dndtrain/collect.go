@@ -1,0 +1,183 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/spf13/pflag"
+
+	"github.com/drag-and-drop-lora/dnd/cmd/internal/cli"
+	"github.com/drag-and-drop-lora/dnd/trainer/backend"
+	"github.com/drag-and-drop-lora/dnd/trainer/collect"
+	"github.com/drag-and-drop-lora/dnd/trainer/lm"
+)
+
+func collectCheckpoints(flags *pflag.FlagSet) cli.Run {
+	c := collect.Defaults()
+	base := flags.String("base", "", "base model: a GGUF file or a Hugging Face folder, of Llama or Qwen2 architecture")
+	data := flags.StringSlice("data", nil, "data sets: .json files with an array of prompt and response, or folders of them")
+	sets := flags.StringSlice("sets", nil, "names of the data sets to take (default: all)")
+	grid := flags.String("grid", "", "JSON file whose list \"train\" names the data sets to take")
+	out := flags.String("out", "", "folder for the checkpoints, a folder a data set; those that are there already are kept")
+	name := flags.String("backend", backend.Auto, "auto, pjrt or cpu")
+	flags.IntVar(&c.Rank, "rank", c.Rank, "rank of the LoRA")
+	flags.Float64Var(&c.Alpha, "alpha", c.Alpha, "alpha of the LoRA")
+	flags.BoolVar(&c.TrainA, "train-a", c.TrainA, "train lora_A too; otherwise it is random and the same for all data sets")
+	flags.Int64Var(&c.Seed, "seed", c.Seed, "seed of lora_A and of the order of examples, the same for all data sets")
+	flags.IntVar(&c.Batch, "batch", c.Batch, "examples a step")
+	flags.IntVar(&c.Steps, "steps", c.Steps, "steps of the first phase")
+	flags.Float64Var(&c.Rate, "learning-rate", c.Rate, "peak of the first phase's schedule")
+	flags.IntVar(&c.WarmUp, "warm-up", c.WarmUp, "steps of linear warm-up")
+	flags.IntVar(&c.Late, "late-steps", c.Late, "steps of the late phase, after each of which the adapter is saved")
+	flags.Float64Var(&c.LateRate, "late-learning-rate", c.LateRate, "constant rate of the late phase")
+	flags.IntVar(&c.MaxTokens, "max-tokens", c.MaxTokens, "examples with more tokens are left out")
+	return func(ctx context.Context, e *cli.Env, _ []string) error {
+		if err := cli.Required(flags, "base", "out"); err != nil {
+			return err
+		}
+		if len(*data) == 0 {
+			return cli.Usagef("--data is missing: %s", flags.Lookup("data").Usage)
+		}
+		if err := cli.OneOf("backend", *name, backend.Auto, backend.PJRT, backend.CPU); err != nil {
+			return err
+		}
+		if err := c.Validate(); err != nil {
+			return cli.Usagef("%w", err)
+		}
+		names, err := wanted(*sets, *grid)
+		if err != nil {
+			return err
+		}
+		list, err := readSets(*data, names)
+		if err != nil {
+			return err
+		}
+		b, m, err := loadBase(e, *name, *base)
+		if err != nil {
+			return err
+		}
+		defer b.Finalize()
+		defer m.Close()
+
+		bar := e.Bar()
+		steps := int64(c.Steps + c.Late)
+		dropped := map[string]int{}
+		err = collect.Run(ctx, c, m, list, *out, func(p collect.Progress) {
+			dropped[p.DataSet] = p.Dropped
+			if p.Skipped {
+				return
+			}
+			note := fmt.Sprintf("%s, loss %.4f, %.0f tokens/s", p.DataSet, p.Loss, p.TokensPerSecond)
+			bar.Set("collect", int64(p.Set-1)*steps+int64(p.Step), int64(p.Sets)*steps, note)
+		})
+		bar.Done()
+		if err != nil {
+			return err
+		}
+		result := struct {
+			Out         string         `json:"out"`
+			DataSets    []string       `json:"data_sets"`
+			Checkpoints int            `json:"checkpoints"` // of each data set
+			Dropped     map[string]int `json:"dropped"`     // examples with too many tokens
+		}{Out: *out, Checkpoints: c.Late, Dropped: map[string]int{}}
+		for _, s := range list {
+			result.DataSets = append(result.DataSets, s.Name)
+			if n := dropped[s.Name]; n > 0 {
+				result.Dropped[s.Name] = n
+				e.Message("note: data set %s: %d of %d examples have more than %d tokens and were left out", s.Name, n, len(s.Records), c.MaxTokens)
+			}
+		}
+		return e.Result(result, func(w io.Writer) {
+			fmt.Fprintf(w, "%s: %d data sets with %d checkpoints each\n", *out, len(list), c.Late)
+		})
+	}
+}
+
+// wanted are the names of data sets to take, nil for all.
+func wanted(sets []string, grid string) ([]string, error) {
+	if grid == "" {
+		return sets, nil
+	}
+	if len(sets) > 0 {
+		return nil, cli.Usagef("--sets and --grid: give one of them")
+	}
+	raw, err := os.ReadFile(grid)
+	if err != nil {
+		return nil, err
+	}
+	var g struct {
+		Train []string `json:"train"`
+	}
+	if err := json.Unmarshal(raw, &g); err != nil {
+		return nil, fmt.Errorf("%s: %w", grid, err)
+	}
+	if len(g.Train) == 0 {
+		return nil, fmt.Errorf("%s: lists no data sets under \"train\"", grid)
+	}
+	return g.Train, nil
+}
+
+// readSets reads the data sets of those names from files and folders, in the order of
+// the names if there are any.
+func readSets(places, names []string) ([]*collect.DataSet, error) {
+	var files []string
+	for _, place := range places {
+		st, err := os.Stat(place)
+		if err != nil {
+			return nil, err
+		}
+		if !st.IsDir() {
+			files = append(files, place)
+			continue
+		}
+		in, err := filepath.Glob(filepath.Join(place, "*.json"))
+		if err != nil {
+			return nil, err
+		}
+		files = append(files, in...)
+	}
+	name := func(path string) string { return strings.TrimSuffix(filepath.Base(path), filepath.Ext(path)) }
+	if len(names) > 0 {
+		var picked []string
+		for _, n := range names {
+			i := slices.IndexFunc(files, func(path string) bool { return name(path) == n })
+			if i < 0 {
+				return nil, fmt.Errorf("data set %s: no file %s.json in %s", n, n, strings.Join(places, ", "))
+			}
+			picked = append(picked, files[i])
+		}
+		files = picked
+	}
+	if len(files) == 0 {
+		return nil, fmt.Errorf("no .json file in %s", strings.Join(places, ", "))
+	}
+	var list []*collect.DataSet
+	for _, path := range files {
+		set, err := collect.ReadDataSet(path)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, set)
+	}
+	return list, nil
+}
+
+// loadBase opens a backend and loads a base model onto it.
+func loadBase(e *cli.Env, name, path string) (backend.Backend, *lm.Model, error) {
+	b, err := openBackend(e, name)
+	if err != nil {
+		return b, nil, err
+	}
+	m, err := lm.Load(path, b)
+	if err != nil {
+		b.Finalize()
+		return b, nil, err
+	}
+	return b, m, nil
+}
