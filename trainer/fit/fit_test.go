@@ -1,0 +1,243 @@
+package fit_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"image/png"
+	"math"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/drag-and-drop-lora/dnd/graph/decoder"
+	"github.com/drag-and-drop-lora/dnd/graph/encoder"
+	"github.com/drag-and-drop-lora/dnd/graph/generator"
+	"github.com/drag-and-drop-lora/dnd/graph/lora"
+	"github.com/drag-and-drop-lora/dnd/graph/safetensors"
+	"github.com/drag-and-drop-lora/dnd/graph/text"
+	"github.com/drag-and-drop-lora/dnd/internal/golden"
+	"github.com/drag-and-drop-lora/dnd/trainer/backend"
+	"github.com/drag-and-drop-lora/dnd/trainer/fit"
+)
+
+func TestScheduleGolden(t *testing.T) {
+	raw, err := os.ReadFile(golden.Path("loss", "schedule.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var want struct {
+		Rate  float64              `json:"learning_rate"`
+		Rates map[string][]float64 `json:"lr_used_by_optimizer_step"`
+	}
+	if err := json.Unmarshal(raw, &want); err != nil {
+		t.Fatal(err)
+	}
+	for name, rates := range want.Rates {
+		c := fit.Config{LearningRate: want.Rate}
+		if _, err := fmt.Sscanf(name, "warmup%d_total%d", &c.WarmUp, &c.Steps); err != nil {
+			t.Fatal(err)
+		}
+		for i, rate := range rates {
+			if got := c.Rate(i); math.Abs(got-rate) > 1e-6*want.Rate {
+				t.Errorf("%s, step %d: %v, want %v", name, i, got, rate)
+			}
+		}
+	}
+}
+
+func must[T any](t *testing.T) func(v T, err error) T {
+	return func(v T, err error) T {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return v
+	}
+}
+
+// tinyEncoder is a BERT of random weights with a vocabulary of letters.
+func tinyEncoder(t *testing.T) *fit.TextEncoder {
+	t.Helper()
+	vocab := "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n"
+	for c := 'a'; c <= 'z'; c++ {
+		vocab += string(c) + "\n##" + string(c) + "\n"
+	}
+	cfg := encoder.Config{HiddenSize: 6, NumHiddenLayers: 1, NumAttentionHeads: 2, IntermediateSize: 8, MaxPositionEmbeddings: 16,
+		TypeVocabSize: 2, VocabSize: 64, LayerNormEps: 1e-12, HiddenAct: "gelu", ModelType: "bert"}
+	rng := rand.New(rand.NewPCG(1, 1))
+	var list []safetensors.Tensor
+	for _, tensor := range cfg.Tensors() {
+		n := 1
+		for _, d := range tensor.Shape {
+			n *= d
+		}
+		v := make([]float32, n)
+		for i := range v {
+			v[i] = float32(rng.NormFloat64())
+		}
+		list = append(list, safetensors.FromFloat32s(tensor.Name, safetensors.F32, v, tensor.Shape...))
+	}
+	var file bytes.Buffer
+	if err := safetensors.Write(&file, list, nil); err != nil {
+		t.Fatal(err)
+	}
+	return &fit.TextEncoder{
+		Config:    cfg,
+		Tokenizer: must[*text.Tokenizer](t)(text.FromVocab(strings.NewReader(vocab), true)),
+		Weights:   must[*safetensors.File](t)(safetensors.NewFile(bytes.NewReader(file.Bytes()), int64(file.Len()))),
+	}
+}
+
+var tiling = lora.Tiling{Kind: "Qwen2505LoRA_Tokenizer2D", Height: 10, Width: 10}
+
+// collected lays two data sets out as package collect does, of golden adapters.
+func collected(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	config, err := os.ReadFile(golden.Path("tokens", "mini_0.5B", "adapter_config.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, name := range []string{"one", "two"} {
+		write := func(path string, raw []byte) {
+			path = filepath.Join(dir, name, path)
+			if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(path, raw, 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		write("adapter_config.json", config)
+		write("prompts.json", []byte(fmt.Sprintf(`[{"prompt":"a b %d"},{"prompt":"say c"},{"prompt":"x"}]`, i)))
+		for j := range 2 {
+			raw, err := os.ReadFile(golden.Path("criterion", "mini_0.5B", fmt.Sprintf("%d.safetensors", i+j)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			write(fmt.Sprintf("checkpoints/%06d.safetensors", j+1), raw)
+		}
+	}
+	return dir
+}
+
+func config(affine bool) fit.Config {
+	c := fit.Defaults()
+	c.Tiling = tiling
+	c.Texts, c.Length, c.Pads = 2, 8, generator.PadsEncoded
+	c.Decoder = decoder.Config{Class: decoder.FullCond, KernelSize: 3, Affine: affine, Features: [][3]int{{2, 8, 6}, {6, 9, 8}, {179, 10, 10}}}
+	c.Steps, c.Batch, c.LearningRate, c.SaveEvery = 6, 2, 1e-2, 2
+	return c
+}
+
+func cpu(t *testing.T) backend.Backend {
+	b, err := backend.Open(backend.CPU)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(b.Finalize)
+	return b
+}
+
+func checkpoint(t *testing.T, dir string) []byte {
+	t.Helper()
+	return must[[]byte](t)(os.ReadFile(filepath.Join(dir, "checkpoint.safetensors")))
+}
+
+// A run that was stopped and resumed has every bit of one that was not.
+func TestResumeIsExact(t *testing.T) {
+	for _, affine := range []bool{false, true} {
+		t.Run(fmt.Sprintf("affine=%v", affine), func(t *testing.T) {
+			data := must[*fit.Data](t)(fit.OpenData(collected(t), nil, "", tiling))
+			e, b, c := tinyEncoder(t), cpu(t), config(affine)
+			whole, parts := t.TempDir(), t.TempDir()
+			var losses []float64
+			result, err := fit.Run(t.Context(), c, data, e, b, whole, func(p fit.Progress) {
+				if p.Stage == "fit" {
+					losses = append(losses, p.Loss)
+				}
+			})
+			if err != nil || result.Steps != 6 || len(losses) != 6 {
+				t.Fatalf("%+v, %v, losses %v", result, err, losses)
+			}
+			if !(losses[5] < losses[0]) {
+				t.Errorf("the loss did not fall: %v", losses)
+			}
+			ctx, cancel := context.WithCancel(t.Context())
+			_, err = fit.Run(ctx, c, data, e, b, parts, func(p fit.Progress) {
+				if p.Stage == "fit" && p.Done == 3 {
+					cancel()
+				}
+			})
+			if !errors.Is(err, context.Canceled) {
+				t.Fatalf("got %v, want context.Canceled", err)
+			}
+			if _, err := fit.Run(t.Context(), c, data, e, b, parts, nil); err != nil {
+				t.Fatal(err)
+			}
+			if !bytes.Equal(checkpoint(t, whole), checkpoint(t, parts)) {
+				t.Error("the resumed run's checkpoint differs from the whole one's")
+			}
+			picture := must[*os.File](t)(os.Open(filepath.Join(whole, "loss.png")))
+			defer picture.Close()
+			if _, err := png.Decode(picture); err != nil {
+				t.Error(err)
+			}
+			if lines := strings.Count(string(must[[]byte](t)(os.ReadFile(filepath.Join(whole, "loss.csv")))), "\n"); lines != 7 {
+				t.Errorf("loss.csv has %d lines, want a head and 6 steps", lines)
+			}
+			record, tensors, steps, err := fit.Fitted(whole)
+			if err != nil || steps != 6 || len(tensors) != len(c.Decoder.Tensors()) || record.Base.Rank != 8 {
+				t.Errorf("%d tensors after %d steps, %v", len(tensors), steps, err)
+			}
+		})
+	}
+}
+
+func TestAnotherConfigurationIsRefused(t *testing.T) {
+	data := must[*fit.Data](t)(fit.OpenData(collected(t), nil, "", tiling))
+	e, b, c, dir := tinyEncoder(t), cpu(t), config(true), t.TempDir()
+	c.Steps = 2
+	if _, err := fit.Run(t.Context(), c, data, e, b, dir, nil); err != nil {
+		t.Fatal(err)
+	}
+	before := checkpoint(t, dir)
+	c.Batch = 1
+	if _, err := fit.Run(t.Context(), c, data, e, b, dir, nil); err == nil || !strings.Contains(err.Error(), "batch is 1, there it is 2") {
+		t.Fatalf("got %v", err)
+	}
+	if !bytes.Equal(before, checkpoint(t, dir)) {
+		t.Error("the checkpoint was changed")
+	}
+}
+
+func TestAllProblemsAtOnce(t *testing.T) {
+	c := config(false)
+	c.Batch, c.Clip, c.Pads, c.Texts = 0, -1, "x", 3
+	err := c.Validate()
+	for _, want := range []string{"batch 0", "clip is -1", `pads "x"`, "texts 3"} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v does not mention %q", err, want)
+		}
+	}
+	dir := collected(t)
+	broken := filepath.Join(dir, "one", "checkpoints", "000002.safetensors")
+	raw := must[[]byte](t)(os.ReadFile(broken))
+	if err := os.WriteFile(broken, raw[:len(raw)/2], 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "two", "prompts.json"), []byte("[]"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	_, err = fit.OpenData(dir, nil, "", tiling)
+	for _, want := range []string{"one", "000002.safetensors", "two", "no prompt"} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v does not mention %q", err, want)
+		}
+	}
+}
