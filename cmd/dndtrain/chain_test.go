@@ -1,0 +1,229 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/drag-and-drop-lora/dnd/cmd/internal/clitest"
+	"github.com/drag-and-drop-lora/dnd/graph/generator"
+	"github.com/drag-and-drop-lora/dnd/graph/lora"
+	"github.com/drag-and-drop-lora/dnd/graph/safetensors"
+)
+
+// minilm is the real text encoder, which make deps fetches.
+var minilm = filepath.Join("..", "..", "build", "deps", "minilm")
+
+// tinyBase writes a Llama of one layer with random weights that reads bytes, in Hugging
+// Face layout.
+func tinyBase(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	save := func(name string, v any) {
+		raw, err := json.Marshal(v)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, name), raw, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// GPT-2 writes a byte that does not print as a character from U+0100 on.
+	vocab := map[string]int{}
+	next := rune(256)
+	for b := range rune(256) {
+		piece := b
+		if b < '!' || b > '~' && b < '¡' || b == '\u00ad' {
+			piece, next = next, next+1
+		}
+		vocab[string(piece)] = int(b)
+	}
+	save("tokenizer.json", map[string]any{
+		"model":         map[string]any{"type": "BPE", "vocab": vocab, "merges": []string{}},
+		"added_tokens":  []map[string]any{{"id": 256, "content": "<|im_start|>"}, {"id": 257, "content": "<|im_end|>"}},
+		"pre_tokenizer": map[string]any{"type": "ByteLevel", "add_prefix_space": false, "use_regex": true},
+	})
+	const hidden, kv, mlp, words = 16, 8, 32, 258
+	save("config.json", map[string]any{
+		"_name_or_path": "example/tiny", "model_type": "llama", "hidden_act": "silu", "num_hidden_layers": 1, "hidden_size": hidden,
+		"num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": mlp, "vocab_size": words,
+		"rope_theta": 10000.0, "rms_norm_eps": 1e-5, "tie_word_embeddings": true,
+	})
+	r := rand.New(rand.NewPCG(3, 4))
+	var tensors []safetensors.Tensor
+	add := func(name string, shape ...int) {
+		n := 1
+		for _, d := range shape {
+			n *= d
+		}
+		values := make([]float32, n)
+		for i := range values {
+			values[i] = 1
+			if len(shape) > 1 {
+				values[i] = float32(0.1 * r.NormFloat64())
+			}
+		}
+		tensors = append(tensors, safetensors.FromFloat32s(name, safetensors.F32, values, shape...))
+	}
+	add("model.embed_tokens.weight", words, hidden)
+	add("model.norm.weight", hidden)
+	layer := "model.layers.0."
+	add(layer+"input_layernorm.weight", hidden)
+	add(layer+"post_attention_layernorm.weight", hidden)
+	add(layer+"self_attn.q_proj.weight", hidden, hidden)
+	add(layer+"self_attn.k_proj.weight", kv, hidden)
+	add(layer+"self_attn.v_proj.weight", kv, hidden)
+	add(layer+"self_attn.o_proj.weight", hidden, hidden)
+	add(layer+"mlp.up_proj.weight", mlp, hidden)
+	add(layer+"mlp.gate_proj.weight", mlp, hidden)
+	add(layer+"mlp.down_proj.weight", hidden, mlp)
+	if err := safetensors.WriteFile(filepath.Join(dir, "model.safetensors"), tensors, nil); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// dataSets writes two data sets that a tiny model can tell apart.
+func dataSets(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	for name, response := range map[string]string{"ayes": "aye", "noes": "no"} {
+		var records []map[string]string
+		for i := range 12 {
+			records = append(records, map[string]string{"prompt": fmt.Sprintf("%s, number %d?", name, i), "response": response})
+		}
+		raw, err := json.Marshal(records)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, name+".json"), raw, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+const tinyLayout = `{"class": "HyperConvDecoderModel_FullCond", "features": [[2,16,384], [4,8,12], [32,4,10]], "kernel_size": 3, "affine": true, "tokenizer": "custom", "chunk": 8}`
+
+// From data sets to a generator package, and on from where a stage stopped.
+func TestCollectFitExport(t *testing.T) {
+	base, data, dir := tinyBase(t), dataSets(t), t.TempDir()
+	layout := write(t, "layout.json", tinyLayout)
+	collected, run, out := filepath.Join(dir, "collected"), filepath.Join(dir, "run"), filepath.Join(dir, "generator")
+
+	collect := []string{"collect", "--json", "--quiet", "--base", base, "--data", data, "--out", collected, "--rank", "2", "--alpha", "4",
+		"--steps", "3", "--warm-up", "1", "--late-steps", "2", "--batch", "4"}
+	var c struct {
+		DataSets    []string `json:"data_sets"`
+		Checkpoints int
+	}
+	clitest.JSON(t, &c, append(collect, "--sets", "noes")...)
+	if len(c.DataSets) != 1 || c.Checkpoints != 2 {
+		t.Errorf("collect: %+v", c)
+	}
+	first, err := os.ReadFile(filepath.Join(collected, "noes", "collect.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	clitest.JSON(t, &c, append(collect, "--grid", write(t, "grid.json", `{"train": ["ayes", "noes"], "held_out": ["x"]}`))...)
+	if len(c.DataSets) != 2 {
+		t.Errorf("collect: %+v", c)
+	}
+	if again, err := os.ReadFile(filepath.Join(collected, "noes", "collect.json")); err != nil || string(again) != string(first) {
+		t.Errorf("a data set that was there was made again, %v", err)
+	}
+	clitest.Fails(t, 1, []string{"noes", "another configuration"}, append(collect, "--seed", "5")...)
+
+	var f struct {
+		Steps int
+		Loss  float64
+	}
+	fit := []string{"fit", "--json", "--quiet", "--data", collected, "--layout", layout, "--encoder", minilm, "--out", run, "--batch", "2", "--steps", "4"}
+	clitest.JSON(t, &f, fit...)
+	if f.Steps != 4 || !(f.Loss > 0) {
+		t.Errorf("fit: %+v", f)
+	}
+	clitest.JSON(t, &f, fit...) // goes on, with nothing left to do
+	for _, name := range []string{"loss.csv", "loss.png"} {
+		if st, err := os.Stat(filepath.Join(run, name)); err != nil || st.Size() == 0 {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	clitest.Fails(t, 1, []string{run, "another configuration"}, append(fit, "--seed", "5")...)
+
+	clitest.OK(t, "export", "--quiet", "--run", run, "--encoder", minilm, "--name", "tiny", "--out", out, "--weights", "f16",
+		"--base-model", "example/tiny", "--architecture", "llama", "--heads", "2", "--kv-heads", "1", "--held-out", "x,y", "--license", "MIT")
+	if _, err := generator.Verify(t.Context(), out, nil); err != nil {
+		t.Error(err)
+	}
+	p, err := generator.Open(out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	m := p.Manifest
+	if m.Base.Model != "example/tiny" || m.Provenance.Steps != 4 || strings.Join(m.Provenance.HeldOut, " ") != "x y" || strings.Join(m.Provenance.DataSets, " ") != "ayes noes" {
+		t.Errorf("manifest %+v", m)
+	}
+
+	// A checkpoint is an adapter that the base answers with.
+	adapter := filepath.Join(dir, "adapter")
+	if err := os.Mkdir(adapter, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for to, from := range map[string]string{lora.ConfigName: "adapter_config.json", lora.WeightsName: "checkpoints/000002.safetensors"} {
+		raw, err := os.ReadFile(filepath.Join(collected, "ayes", from))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(adapter, to), raw, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var a struct{ Answers []answered }
+	clitest.JSON(t, &a, "answer", "--json", "--quiet", "--base", base, "--adapter", adapter, "--prompts", filepath.Join(data, "ayes.json"), "--max-tokens", "3")
+	if len(a.Answers) != 2 || a.Answers[0].Prompt != "ayes, number 0?" {
+		t.Errorf("answer: %+v", a)
+	}
+}
+
+func TestBadTraining(t *testing.T) {
+	base, data := tinyBase(t), dataSets(t)
+	layout := write(t, "layout.json", tinyLayout)
+	empty := t.TempDir()
+	few := filepath.Dir(write(t, "few.json", `[{"prompt": "a", "response": "b"}]`))
+	for _, c := range []struct {
+		name  string
+		code  int
+		words []string
+		args  []string
+	}{
+		{"collect without data", 2, []string{"--data"}, []string{"collect", "--base", base}},
+		{"collect with rank 0", 2, []string{"rank"}, []string{"collect", "--base", base, "--data", data, "--rank", "0"}},
+		{"collect from nowhere", 1, []string{"nowhere"}, []string{"collect", "--base", base, "--data", "nowhere"}},
+		{"collect from an empty folder", 1, []string{empty}, []string{"collect", "--base", base, "--data", empty}},
+		{"collect an unknown set", 1, []string{"maybes"}, []string{"collect", "--base", base, "--data", data, "--sets", "maybes"}},
+		{"collect without response", 1, []string{"record 1", "response"}, []string{"collect", "--base", base, "--data", write(t, "x.json", `[{"prompt": "a"}]`)}},
+		{"collect too few", 1, []string{"few", "1 usable"}, []string{"collect", "--base", base, "--data", few}},
+		{"collect without base", 1, []string{"nowhere.gguf"}, []string{"collect", "--base", "nowhere.gguf", "--data", data}},
+		{"collect with a text as base", 1, []string{"base.gguf"}, []string{"collect", "--base", write(t, "base.gguf", "hello"), "--data", data}},
+		{"fit without encoder", 2, []string{"--encoder"}, []string{"fit", "--data", data, "--layout", layout}},
+		{"fit with batch 0", 2, []string{"batch"}, []string{"fit", "--data", data, "--layout", layout, "--encoder", minilm, "--batch", "0"}},
+		{"fit on nothing", 1, []string{empty}, []string{"fit", "--data", empty, "--layout", layout, "--encoder", minilm}},
+		{"fit with no encoder there", 1, []string{empty}, []string{"fit", "--data", data, "--layout", layout, "--encoder", empty}},
+		{"export of nothing", 1, []string{empty}, []string{"export", "--run", empty, "--encoder", minilm, "--name", "x"}},
+		{"export with heads alone", 2, []string{"--architecture"}, []string{"export", "--run", empty, "--encoder", minilm, "--name", "x", "--heads", "2"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			out := filepath.Join(t.TempDir(), "out")
+			clitest.Fails(t, c.code, c.words, append(c.args, "--quiet", "--out", out)...)
+			if _, err := os.Stat(out); err == nil {
+				t.Error("output was left behind")
+			}
+		})
+	}
+}
