@@ -30,6 +30,15 @@ help: ## this list
 build: ## the commands, into build/bin
 	$(GO) build -trimpath -o build/bin/ ./cmd/dndgen ./cmd/dndtrain
 
+# A task that the shipped generator was not fitted on.
+DEMO_PROMPTS := models/data/test/topic-tag.json
+DEMO_BASE    := build/deps/smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
+
+.PHONY: demo
+demo: deps-run build ## an adapter from the prompts of an unseen task, and the base model's answers with it
+	build/bin/dndgen generate --prompts $(DEMO_PROMPTS) --out build/demo/adapter
+	build/bin/dndtrain answer --base $(DEMO_BASE) --adapter build/demo/adapter --prompts $(DEMO_PROMPTS)
+
 .PHONY: test
 test: lint deps ## lint, then every test; those of GPU code on two Vulkan drivers
 	VK_DRIVER_FILES=$(LAVAPIPE) $(GO) test -timeout $(TEST_TIMEOUT) $$($(GO) list ./... | grep -vxF -f <(printf '%s\n' $(GPU_PACKAGES)))
@@ -66,10 +75,12 @@ deps: deps-run ## what the tests need besides Go: drivers, weights, a Python wit
 	@$(SETUP)/assets.sh minilm
 	@$(SETUP)/python.sh
 
-# What it takes to run the commands.
+	@$(SETUP)/system.sh vulkan
+
+# What it takes to run the commands. They do without Vulkan if they must.
 .PHONY: deps-run
 deps-run:
-	@$(SETUP)/system.sh vulkan
+	@$(SETUP)/system.sh vulkan || true
 	@$(SETUP)/assets.sh smollm2
 	@$(SETUP)/assets.sh pjrt
 
