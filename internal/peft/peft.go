@@ -12,6 +12,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+
+	"github.com/drag-and-drop-lora/dnd/graph/lora"
 )
 
 //go:embed load.py
@@ -28,6 +30,24 @@ type Report struct {
 	Rank       int      `json:"rank"`
 	Alpha      float64  `json:"alpha"`
 	Change     float64  `json:"change"` // largest difference of a logit that the adapter makes
+}
+
+// Base is the model that Load loads adapters onto, SmolLM2-135M-Instruct.
+func Base(rank int, alpha float64) lora.Base {
+	b := lora.Base{Model: "HuggingFaceTB/SmolLM2-135M-Instruct", Architecture: "llama", Heads: 9, KVHeads: 3, Rank: rank, Alpha: alpha}
+	const layers, hidden, kv, mlp = 30, 576, 192, 1536
+	for i := range layers {
+		for _, m := range []struct {
+			name    string
+			in, out int
+		}{
+			{"self_attn.q_proj", hidden, hidden}, {"self_attn.k_proj", hidden, kv}, {"self_attn.v_proj", hidden, kv},
+			{"self_attn.o_proj", hidden, hidden}, {"mlp.up_proj", hidden, mlp}, {"mlp.gate_proj", hidden, mlp}, {"mlp.down_proj", mlp, hidden},
+		} {
+			b.Targets = append(b.Targets, lora.Target{Name: fmt.Sprintf("model.layers.%d.%s", i, m.name), In: m.in, Out: m.out})
+		}
+	}
+	return b
 }
 
 // Load loads the PEFT adapter in dir onto SmolLM2-135M-Instruct with
