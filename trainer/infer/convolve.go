@@ -54,64 +54,44 @@ func (p plan) macs() int64 {
 	return int64(p.in[0]) * int64(rows) * int64(columns) * int64(p.in[p.axis]) * int64(p.out) * int64(p.k) * int64(p.k)
 }
 
-// convolve is x (B,N,H,W) convolved with the tensor key (out, in, k, k), along axis. The
-// next chunk of weights is read while one is used. x stays the caller's.
+// convolve is x (B,N,H,W) convolved with the tensor key (out, in, k, k), along axis. x
+// stays the caller's.
 func (j *job) convolve(x *tensors.Tensor, key string, axis model.Axis, out, k int) (*tensors.Tensor, error) {
 	shape := [4]int(x.Shape().Dimensions)
 	native := j.backend.NativeConvolution()
 	p := newPlan(j.limits, native, axis, shape, out, k)
+	if native && axis == model.AxisN && !p.whole && out >= j.limits.manyChannels {
+		if q, ok := newProducts(j.limits, p); ok {
+			return j.products(x, key, q)
+		}
+	}
+	in := shape[axis]
 	chunks, items, first := starts(out, p.channels), shape[0], starts(p.height, p.rows)
 	if p.whole {
 		items, first = 1, []int{0}
 	}
-
-	type chunk struct {
-		weights *tensors.Tensor
-		err     error
-	}
-	read := func(i int) <-chan chunk {
-		c := make(chan chunk, 1)
-		go func() {
-			in := shape[axis]
-			w, err := j.load(key, int64(chunks[i])*int64(in*k*k), p.channels, in, k, k)
-			c <- chunk{w, err}
-		}()
-		return c
-	}
-
 	var pieces []*tensors.Tensor
 	defer func() { free(pieces...) }()
-	next := read(0)
-	for i := range chunks {
-		c := <-next
-		if c.err != nil {
-			return nil, c.err
-		}
-		if i+1 < len(chunks) {
-			next = read(i + 1)
-		}
-		err := func() error {
-			defer free(c.weights)
-			for item := range items {
-				for _, row := range first {
-					y, err := j.tile(x, c.weights, p, item, row, native)
-					if err != nil {
-						return err
-					}
-					pieces = append(pieces, y)
-					if err := j.advance(p.macs() / int64(len(chunks)*items*len(first))); err != nil {
-						return err
-					}
+	load := func(i int) (*tensors.Tensor, error) {
+		return j.load(key, int64(chunks[i])*int64(in*k*k), p.channels, in, k, k)
+	}
+	err := j.readAhead(len(chunks), load, func(_ int, weights *tensors.Tensor) error {
+		for item := range items {
+			for _, row := range first {
+				y, err := j.tile(x, weights, p, item, row, native)
+				if err != nil {
+					return err
+				}
+				pieces = append(pieces, y)
+				if err := j.advance(p.macs() / int64(len(chunks)*items*len(first))); err != nil {
+					return err
 				}
 			}
-			return nil
-		}()
-		if err != nil {
-			if i+1 < len(chunks) {
-				free((<-next).weights)
-			}
-			return nil, err
 		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
 	}
 	if len(pieces) == 1 {
 		y := pieces[0]
@@ -119,6 +99,41 @@ func (j *job) convolve(x *tensors.Tensor, key string, axis model.Axis, out, k in
 		return y, nil
 	}
 	return j.assemble(pieces, p, len(chunks), len(first))
+}
+
+// readAhead uses n pieces of weights in order, and reads the next while one is used.
+func (j *job) readAhead(n int, load func(i int) (*tensors.Tensor, error), use func(i int, weights *tensors.Tensor) error) error {
+	type piece struct {
+		weights *tensors.Tensor
+		err     error
+	}
+	read := func(i int) <-chan piece {
+		c := make(chan piece, 1)
+		go func() {
+			w, err := load(i)
+			c <- piece{w, err}
+		}()
+		return c
+	}
+	next := read(0)
+	for i := range n {
+		p := <-next
+		if p.err != nil {
+			return p.err
+		}
+		if i+1 < n {
+			next = read(i + 1)
+		}
+		err := use(i, p.weights)
+		free(p.weights)
+		if err != nil {
+			if i+1 < n {
+				free((<-next).weights)
+			}
+			return err
+		}
+	}
+	return nil
 }
 
 func (j *job) tile(x, weights *tensors.Tensor, p plan, item, row int, native bool) (*tensors.Tensor, error) {

@@ -1,6 +1,6 @@
 package infer
 
 // SetLimits makes tiles small, so that tests see many of them.
-func (r *Runner) SetLimits(weights, gather, flop int64) {
-	r.limits = limits{weights: weights, gather: gather, flop: flop}
+func (r *Runner) SetLimits(weights, gather, flop int64, manyChannels int) {
+	r.limits = limits{weights: weights, gather: gather, flop: flop, manyChannels: manyChannels}
 }

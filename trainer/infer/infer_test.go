@@ -104,11 +104,13 @@ func TestDecode(t *testing.T) {
 	sizes := []struct {
 		name                  string
 		weights, gather, flop int64
+		manyChannels          int
 	}{
-		{"whole", 1 << 30, 1 << 30, 1 << 50},
-		{"chunks of channels", 3000, 1 << 30, 1 << 50},
-		{"tiles", 1 << 30, 1 << 30, 30000},
-		{"both", 2000, 4000, 50000},
+		{"whole", 1 << 30, 1 << 30, 1 << 50, math.MaxInt},
+		{"chunks of channels", 3000, 1 << 30, 1 << 50, math.MaxInt},
+		{"tiles", 1 << 30, 1 << 30, 30000, math.MaxInt},
+		{"both", 2000, 4000, 50000, math.MaxInt},
+		{"products", 1 << 30, 200000, 50000, 1},
 	}
 	each(t, func(t *testing.T, r *infer.Runner) {
 		for _, name := range []string{"fullcond_k5", "superlarge_k11", "fullcond_k9", "fullcond_k4_even", "mini_qwen_k3"} {
@@ -120,10 +122,10 @@ func TestDecode(t *testing.T) {
 			info, _ := io.Lookup("condition")
 			for _, s := range sizes {
 				t.Run(name+"/"+s.name, func(t *testing.T) {
-					if s.name != "whole" && s.name != "both" && testing.Short() {
+					if s.name != "both" && s.name != "products" && testing.Short() {
 						t.Skip("short")
 					}
-					r.SetLimits(s.weights, s.gather, s.flop)
+					r.SetLimits(s.weights, s.gather, s.flop, s.manyChannels)
 					var last graph.Progress
 					got, err := r.Decode(context.Background(), c, w, condition, info.Shape[0], func(p graph.Progress) {
 						if p.Done < last.Done {
