@@ -2,6 +2,7 @@ package model_test
 
 import (
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"testing"
 
@@ -11,6 +12,53 @@ import (
 	"github.com/drag-and-drop-lora/dnd/trainer/backend"
 	"github.com/drag-and-drop-lora/dnd/trainer/model"
 )
+
+// All ways to convolve agree, forward and backward.
+func TestConvolveWays(t *testing.T) {
+	be, err := backend.Open(backend.PJRT)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer be.Finalize()
+	for _, axis := range []model.Axis{model.AxisN, model.AxisH, model.AxisW} {
+		for _, out := range []int{7, 520} {
+			for _, k := range []int{1, 2, 3, 4} {
+				x, w := random(2, 3, 5, 6), random(out, []int{0, 3, 5, 6}[axis], k, k)
+				var want [][]float32
+				for _, native := range []bool{false, true} {
+					exec, err := graph.NewExec(be.Backend, func(x, w *graph.Node) []*graph.Node {
+						y := model.Convolve(x, w, axis, native)
+						return append([]*graph.Node{y}, graph.Gradient(graph.ReduceAllSum(graph.Square(y)), x, w)...)
+					})
+					if err != nil {
+						t.Fatal(err)
+					}
+					results, err := exec.Call(x, w)
+					if err != nil {
+						t.Fatal(err)
+					}
+					for i, r := range results {
+						got := tensors.MustCopyFlatData[float32](r)
+						if !native {
+							want = append(want, got)
+							continue
+						}
+						largest := 0.0
+						for _, v := range want[i] {
+							largest = max(largest, math.Abs(float64(v)))
+						}
+						for j := range got {
+							if d := math.Abs(float64(got[j]) - float64(want[i][j])); !(d <= 1e-5*largest) {
+								t.Fatalf("axis %d, %d out, k %d, result %d: %v at %d, want %v", axis, out, k, i, got[j], j, want[i][j])
+							}
+						}
+					}
+					exec.Finalize()
+				}
+			}
+		}
+	}
+}
 
 // BenchmarkConvolve measures chunks of output channels of the reference's 0.5B shape,
 // such as package infer runs.
