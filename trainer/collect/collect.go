@@ -6,6 +6,8 @@ package collect
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -14,7 +16,6 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
-	"reflect"
 	"strings"
 	"time"
 
@@ -98,6 +99,16 @@ func ReadDataSet(path string) (*DataSet, error) {
 	return d, nil
 }
 
+// digest identifies the records.
+func (d *DataSet) digest() (string, error) {
+	raw, err := json.Marshal(d.Records)
+	if err != nil {
+		return "", err
+	}
+	sum := sha256.Sum256(raw)
+	return hex.EncodeToString(sum[:]), nil
+}
+
 // Examples tokenises records for a model; those of more than maxTokens are left out and
 // counted.
 func Examples(m *lm.Model, records []Record, maxTokens int) (examples []lm.Example, dropped int, err error) {
@@ -134,6 +145,7 @@ type Progress struct {
 type run struct {
 	Config  Config    `json:"config"`
 	Base    string    `json:"base"`
+	Data    string    `json:"data"` // SHA-256 of the data set's records
 	Used    int       `json:"examples"`
 	Dropped int       `json:"dropped"`
 	Loss    []float64 `json:"loss"`
@@ -145,8 +157,8 @@ const runName = "collect.json"
 
 // Run tunes a LoRA for every data set and writes OUT/NAME for each: adapter_config.json,
 // checkpoints/000001.safetensors and on, prompts.json, collect.json. A data set appears
-// whole or not at all; those that are there from a run of the same configuration are
-// skipped, so a collection that was stopped goes on.
+// whole or not at all; those that are there from a run of the same configuration
+// and data are skipped, so a collection that was stopped goes on.
 func Run(ctx context.Context, c Config, m *lm.Model, sets []*DataSet, out string, report func(Progress)) error {
 	if report == nil {
 		report = func(Progress) {}
@@ -168,7 +180,7 @@ func Run(ctx context.Context, c Config, m *lm.Model, sets []*DataSet, out string
 		if len(examples[i]) < c.Batch {
 			all = append(all, fmt.Errorf("data set %s: %d usable examples, a batch takes %d (%d have more than %d tokens)", s.Name, len(examples[i]), c.Batch, dropped[i], c.MaxTokens))
 		}
-		if done[i], err = finished(filepath.Join(out, s.Name), &c); err != nil {
+		if done[i], err = finished(filepath.Join(out, s.Name), &c, m.Config.Model, s); err != nil {
 			all = append(all, fmt.Errorf("data set %s: %w", s.Name, err))
 		}
 	}
@@ -233,7 +245,11 @@ func one(ctx context.Context, c *Config, m *lm.Model, t *lm.Tuner, s *DataSet, e
 		return err
 	}
 	t.Reset(c.Seed)
-	r := run{Config: *c, Base: m.Config.Model, Used: len(examples), Dropped: dropped}
+	data, err := s.digest()
+	if err != nil {
+		return err
+	}
+	r := run{Config: *c, Base: m.Config.Model, Data: data, Used: len(examples), Dropped: dropped}
 	rng := rand.New(rand.NewPCG(uint64(c.Seed), 0xDA7A))
 	var order []int
 	for step := range c.Steps + c.Late {
@@ -311,8 +327,9 @@ func save(t *lm.Tuner, dir string, n int) error {
 	return nil
 }
 
-// finished says whether dir holds this data set from a run of the same configuration.
-func finished(dir string, c *Config) (bool, error) {
+// finished says whether dir holds this data set from a run of the same configuration,
+// base and records.
+func finished(dir string, c *Config, base string, s *DataSet) (bool, error) {
 	raw, err := os.ReadFile(filepath.Join(dir, runName))
 	if errors.Is(err, os.ErrNotExist) {
 		if _, err := os.Stat(dir); err == nil {
@@ -327,8 +344,17 @@ func finished(dir string, c *Config) (bool, error) {
 	if err := json.Unmarshal(raw, &r); err != nil {
 		return false, fmt.Errorf("%s: %w", filepath.Join(dir, runName), err)
 	}
-	if !reflect.DeepEqual(r.Config, *c) {
-		return false, fmt.Errorf("%s is from another configuration: choose another folder, or remove it", dir)
+	data, err := s.digest()
+	if err != nil {
+		return false, err
+	}
+	for _, x := range []struct {
+		what string
+		same bool
+	}{{"configuration", r.Config == *c}, {"base model", r.Base == base}, {"version of the data", r.Data == data}} {
+		if !x.same {
+			return false, fmt.Errorf("%s is from another %s: choose another folder, or remove it", dir, x.what)
+		}
 	}
 	return true, nil
 }

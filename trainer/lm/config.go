@@ -77,6 +77,10 @@ func (c *Config) validate() error {
 			return fmt.Errorf("%s is %d, expected a positive number", v.name, v.n)
 		}
 	}
+	// The list of tensors grows with the blocks before any tensor is looked for.
+	if c.Layers > 1024 {
+		return fmt.Errorf("layers is %d, expected at most 1024", c.Layers)
+	}
 	if c.Heads%c.KVHeads != 0 || c.HeadDim%2 != 0 {
 		return fmt.Errorf("%d heads of width %d over %d key/value heads do not fit", c.Heads, c.HeadDim, c.KVHeads)
 	}

@@ -217,6 +217,12 @@ func TestBadModels(t *testing.T) {
 		"shape":        func(dir string) error { return edit(dir, "config.json", `"vocab_size":258`, `"vocab_size":259`) },
 		"truncated":    func(dir string) error { return os.Truncate(filepath.Join(dir, "model.safetensors"), 1000) },
 		"tokenizer":    func(dir string) error { return os.WriteFile(filepath.Join(dir, "tokenizer.json"), []byte("{"), 0o644) },
+		"vocabulary": func(dir string) error {
+			return os.WriteFile(filepath.Join(dir, "tokenizer.json"), []byte(`{"model":{"type":"BPE"},"added_tokens":[{"id":0,"content":"x"}]}`), 0o644)
+		},
+		"blocks": func(dir string) error {
+			return edit(dir, "config.json", `"num_hidden_layers":2`, `"num_hidden_layers":1000000`)
+		},
 	} {
 		dir := tiny(t)
 		if err := damage(dir); err != nil {
@@ -247,5 +253,30 @@ func TestAdapterOfAnotherModel(t *testing.T) {
 	base.Targets[0].In++
 	if _, err := m.Evaluate(t.Context(), examples(t, m), &lora.Adapter{Base: base, Pairs: make([]lora.Pair, len(base.Targets))}); err == nil {
 		t.Error("an adapter of other shapes was taken")
+	}
+}
+
+func TestBadExamples(t *testing.T) {
+	m, err := lm.Load(tiny(t), open(t, backend.CPU))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	tuner, err := m.NewTuner(2, 4, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tuner.Close()
+	if _, err := tuner.Step(examples(t, m), 1e-3); err == nil {
+		t.Error("a step before Reset was made")
+	}
+	tuner.Reset(1)
+	for name, list := range map[string][]lm.Example{"none": nil, "no answer": {{Prompt: []int32{1}}}, "no prompt": {{Answer: []int32{1}}}} {
+		if _, err := tuner.Step(list, 1e-3); err == nil {
+			t.Errorf("%s: tuned", name)
+		}
+		if _, err := m.Evaluate(t.Context(), list, nil); err == nil {
+			t.Errorf("%s: evaluated", name)
+		}
 	}
 }

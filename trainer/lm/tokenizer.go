@@ -177,6 +177,9 @@ func tokenizerFromJSON(raw []byte) (*Tokenizer, error) {
 	if f.Model.Type != "BPE" {
 		return nil, fmt.Errorf("model is %q, expected BPE", f.Model.Type)
 	}
+	if len(f.Model.Vocab) == 0 {
+		return nil, errors.New("model.vocab is missing or empty")
+	}
 	for _, a := range f.Added {
 		f.Model.Vocab[a.Content] = a.ID
 	}

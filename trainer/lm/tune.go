@@ -2,6 +2,7 @@ package lm
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"math/rand/v2"
@@ -23,14 +24,18 @@ type batch struct {
 	ids, positions, labels []int32
 	valid                  []float32
 	rows, length, answers  int
-	tokens                 int // that are no padding
 }
 
-func newBatch(examples []Example) batch {
+func newBatch(examples []Example) (batch, error) {
 	b := batch{rows: len(examples)}
-	for _, e := range examples {
+	if b.rows == 0 {
+		return b, errors.New("lm: no examples, expected at least one")
+	}
+	for i, e := range examples {
+		if len(e.Prompt) == 0 || len(e.Answer) == 0 {
+			return b, fmt.Errorf("lm: example %d has %d prompt and %d answer tokens, expected at least one of each", i, len(e.Prompt), len(e.Answer))
+		}
 		b.length, b.answers = max(b.length, e.Tokens()), max(b.answers, len(e.Answer))
-		b.tokens += e.Tokens()
 	}
 	b.length, b.answers = bucket(b.length), (b.answers+15)/16*16
 	b.ids = make([]int32, b.rows*b.length)
@@ -45,7 +50,7 @@ func newBatch(examples []Example) batch {
 			b.positions[at], b.labels[at], b.valid[at] = int32(len(e.Prompt)-1+j), id, 1
 		}
 	}
-	return b
+	return b, nil
 }
 
 func (b *batch) args() []any {
@@ -179,7 +184,13 @@ func (t *Tuner) Close() {
 
 // Step makes one step on examples and returns their mean loss a token.
 func (t *Tuner) Step(examples []Example, rate float64) (float64, error) {
-	in := newBatch(examples)
+	if t.a == nil {
+		return 0, errors.New("lm: a step before Reset")
+	}
+	in, err := newBatch(examples)
+	if err != nil {
+		return 0, err
+	}
 	t.steps++
 	args := append(in.args(), float32(rate), float32(1-math.Pow(beta1, float64(t.steps))), float32(1-math.Pow(beta2, float64(t.steps))))
 	args = t.m.withWeights(args, nil)
@@ -237,6 +248,9 @@ const evaluateRows = 8
 
 // Evaluate scores examples with an adapter or, for nil, without.
 func (m *Model) Evaluate(ctx context.Context, examples []Example, a *lora.Adapter) (Score, error) {
+	if len(examples) == 0 {
+		return Score{}, errors.New("lm: no examples to evaluate, expected at least one")
+	}
 	adapter, scale, err := m.adapterArgs(a)
 	if err != nil {
 		return Score{}, err
@@ -263,7 +277,10 @@ func (m *Model) Evaluate(ctx context.Context, examples []Example, a *lora.Adapte
 		for len(full) < evaluateRows {
 			full = append(full, group[0])
 		}
-		in := newBatch(full)
+		in, err := newBatch(full)
+		if err != nil {
+			return Score{}, err
+		}
 		out, err := m.score.Call(m.withWeights(append(in.args()[:3], float32(scale)), adapter)...)
 		if err != nil {
 			return Score{}, fmt.Errorf("lm: score: %w", err)

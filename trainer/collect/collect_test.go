@@ -1,0 +1,252 @@
+package collect_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/drag-and-drop-lora/dnd/graph/safetensors"
+	"github.com/drag-and-drop-lora/dnd/trainer/backend"
+	"github.com/drag-and-drop-lora/dnd/trainer/collect"
+	"github.com/drag-and-drop-lora/dnd/trainer/lm"
+)
+
+// tiny loads a random Llama of one block with a byte vocabulary.
+func tiny(t *testing.T) *lm.Model {
+	t.Helper()
+	dir := t.TempDir()
+	vocab := map[string]int{"<|im_start|>": 256, "<|im_end|>": 257}
+	next := 256
+	for b := range 256 {
+		r := rune(b)
+		if !(b >= '!' && b <= '~' || b >= 0xA1 && b <= 0xAC || b >= 0xAE) {
+			r, next = rune(next), next+1
+		}
+		vocab[string(r)] = b
+	}
+	for name, v := range map[string]any{
+		"tokenizer.json": map[string]any{"model": map[string]any{"type": "BPE", "vocab": vocab, "merges": []any{}}, "pre_tokenizer": map[string]any{"type": "ByteLevel"}},
+		"config.json": map[string]any{"_name_or_path": "tiny", "model_type": "llama", "num_hidden_layers": 1, "hidden_size": 8, "num_attention_heads": 2, "num_key_value_heads": 1,
+			"intermediate_size": 12, "vocab_size": 258, "rope_theta": 10000.0, "rms_norm_eps": 1e-6, "hidden_act": "silu"},
+	} {
+		raw, err := json.Marshal(v)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, name), raw, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	rng := rand.New(rand.NewPCG(1, 1))
+	var list []safetensors.Tensor
+	for name, shape := range map[string][]int{"embed_tokens": {258, 8}, "norm": {8}, "layers.0.input_layernorm": {8}, "layers.0.post_attention_layernorm": {8},
+		"layers.0.self_attn.q_proj": {8, 8}, "layers.0.self_attn.k_proj": {4, 8}, "layers.0.self_attn.v_proj": {4, 8}, "layers.0.self_attn.o_proj": {8, 8},
+		"layers.0.mlp.up_proj": {12, 8}, "layers.0.mlp.gate_proj": {12, 8}, "layers.0.mlp.down_proj": {8, 12}} {
+		v := make([]float32, shape[0]*shape[len(shape)-1])
+		if len(shape) == 1 {
+			v = v[:shape[0]]
+		}
+		for i := range v {
+			v[i] = float32(rng.NormFloat64()) / 2
+		}
+		list = append(list, safetensors.FromFloat32s("model."+name+".weight", safetensors.F32, v, shape...))
+	}
+	if err := safetensors.WriteFile(filepath.Join(dir, "model.safetensors"), list, nil); err != nil {
+		t.Fatal(err)
+	}
+	b, err := backend.Open(backend.CPU)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(b.Finalize)
+	m, err := lm.Load(dir, b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(m.Close)
+	return m
+}
+
+func config() collect.Config {
+	return collect.Config{Rank: 2, Alpha: 4, Seed: 5, Batch: 2, Steps: 3, Rate: 1e-2, WarmUp: 1, Late: 2, LateRate: 1e-3, MaxTokens: 60}
+}
+
+func sets() []*collect.DataSet {
+	var list []*collect.DataSet
+	for _, name := range []string{"one", "two"} {
+		d := &collect.DataSet{Name: name}
+		for i := range 4 {
+			d.Records = append(d.Records, collect.Record{System: "s", Prompt: fmt.Sprint(name, i), Response: name})
+		}
+		d.Records = append(d.Records, collect.Record{System: "s", Prompt: strings.Repeat("long ", 20), Response: name})
+		list = append(list, d)
+	}
+	return list
+}
+
+// contents are the files below dir, but collect.json, which has times in it.
+func contents(t *testing.T, dir string) map[string][]byte {
+	t.Helper()
+	files := map[string][]byte{}
+	err := filepath.WalkDir(dir, func(path string, e os.DirEntry, err error) error {
+		if err != nil || e.IsDir() || e.Name() == "collect.json" {
+			return err
+		}
+		name, err := filepath.Rel(dir, path)
+		if err != nil {
+			return err
+		}
+		files[filepath.ToSlash(name)], err = os.ReadFile(path)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return files
+}
+
+// A collection that is stopped in its second data set leaves the first, goes on when it is
+// run again, and comes to the same bytes as one that was not stopped.
+func TestRun(t *testing.T) {
+	m, c, whole, stopped := tiny(t), config(), t.TempDir(), t.TempDir()
+	var reports []collect.Progress
+	if err := collect.Run(t.Context(), c, m, sets(), whole, func(p collect.Progress) { reports = append(reports, p) }); err != nil {
+		t.Fatal(err)
+	}
+	if len(reports) != 2*(c.Steps+c.Late) {
+		t.Fatalf("%d reports", len(reports))
+	}
+	if p := reports[len(reports)-1]; p.DataSet != "two" || p.Set != 2 || p.Sets != 2 || p.Step != 5 || p.Steps != 5 || p.TimeLeft != 0 || p.Dropped != 1 || !(p.Loss > 0) || !(p.TokensPerSecond > 0) {
+		t.Errorf("last report %+v", p)
+	}
+	want := contents(t, whole)
+	names := slices.Sorted(maps.Keys(want))
+	if expected := []string{"one/adapter_config.json", "one/checkpoints/000001.safetensors", "one/checkpoints/000002.safetensors", "one/prompts.json",
+		"two/adapter_config.json", "two/checkpoints/000001.safetensors", "two/checkpoints/000002.safetensors", "two/prompts.json"}; !slices.Equal(names, expected) {
+		t.Fatalf("files %v", names)
+	}
+
+	ctx, cancel := context.WithCancel(t.Context())
+	err := collect.Run(ctx, c, m, sets(), stopped, func(p collect.Progress) {
+		if p.Set == 2 && p.Step == c.Steps+1 {
+			cancel()
+		}
+	})
+	if !errors.Is(err, context.Canceled) {
+		t.Fatalf("stopped: %v", err)
+	}
+	if entries, err := os.ReadDir(stopped); err != nil || len(entries) != 1 || entries[0].Name() != "one" {
+		t.Fatalf("after the stop: %v, %v", entries, err)
+	}
+	skipped := 0
+	if err := collect.Run(t.Context(), c, m, sets(), stopped, func(p collect.Progress) {
+		if p.Skipped {
+			skipped++
+		}
+	}); err != nil || skipped != 1 {
+		t.Fatalf("%d skipped, %v", skipped, err)
+	}
+	for name, raw := range contents(t, stopped) {
+		if !bytes.Equal(raw, want[name]) {
+			t.Errorf("%s differs from the run that was not stopped", name)
+		}
+	}
+
+	// B differs between data sets and steps; A is one and the same.
+	tensor := func(file, kind string) []float32 {
+		f, err := safetensors.Open(filepath.Join(whole, file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		v, err := f.Float32s("base_model.model.model.layers.0.mlp.down_proj." + kind + ".weight")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return v
+	}
+	first := "one/checkpoints/000001.safetensors"
+	for _, other := range []string{"one/checkpoints/000002.safetensors", "two/checkpoints/000001.safetensors"} {
+		if !slices.Equal(tensor(first, "lora_A"), tensor(other, "lora_A")) {
+			t.Errorf("%s has another lora_A", other)
+		}
+		if slices.Equal(tensor(first, "lora_B"), tensor(other, "lora_B")) {
+			t.Errorf("%s has the same lora_B", other)
+		}
+	}
+}
+
+// A folder that is there from something else is refused, and so is bad input, all of it at
+// once and before a step is made.
+func TestRunRefuses(t *testing.T) {
+	m, done := tiny(t), t.TempDir()
+	if err := collect.Run(t.Context(), config(), m, sets()[:1], done, nil); err != nil {
+		t.Fatal(err)
+	}
+	foreign := t.TempDir()
+	if err := os.Mkdir(filepath.Join(foreign, "one"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for name, x := range map[string]struct {
+		out  string
+		edit func(c *collect.Config, list []*collect.DataSet)
+		want []string
+	}{
+		"another configuration": {done, func(c *collect.Config, _ []*collect.DataSet) { c.Rate /= 2 }, []string{"another configuration"}},
+		"another data":          {done, func(_ *collect.Config, list []*collect.DataSet) { list[0].Records[0].Response = "x" }, []string{"another version of the data"}},
+		"foreign folder":        {foreign, func(*collect.Config, []*collect.DataSet) {}, []string{"no finished collection"}},
+		"several": {t.TempDir(), func(c *collect.Config, list []*collect.DataSet) {
+			c.Rank, c.Late = 0, 0
+			list[0].Records, list[1].Name = list[0].Records[3:], "one"
+		}, []string{"rank", "late steps", "1 usable examples", "given twice"}},
+	} {
+		c, list := config(), sets()
+		x.edit(&c, list)
+		err := collect.Run(t.Context(), c, m, list, x.out, func(p collect.Progress) {
+			if !p.Skipped {
+				t.Errorf("%s: made a step", name)
+			}
+		})
+		for _, want := range x.want {
+			if err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("%s: got %v, want %q in it", name, err, want)
+			}
+		}
+	}
+}
+
+func TestReadDataSet(t *testing.T) {
+	for name, x := range map[string]struct{ text, want string }{
+		"good":        {`[{"prompt":"p","response":"r","system":"s"}]`, ""},
+		"empty":       {`[]`, "no record"},
+		"no array":    {`{"prompt":"p","response":"r"}`, "expected an array"},
+		"no JSON":     {`[{`, "expected an array"},
+		"no prompt":   {`[{"prompt":"p","response":"r"},{"response":"r"}]`, "record 2"},
+		"blank":       {`[{"prompt":"p","response":" "}]`, "record 1"},
+		"wrong field": {`[{"prompt":"p","answer":"r"}]`, "record 1"},
+		"wrong type":  {`[{"prompt":1,"response":"r"}]`, "expected an array"},
+	} {
+		path := filepath.Join(t.TempDir(), "set.json")
+		if err := os.WriteFile(path, []byte(x.text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		d, err := collect.ReadDataSet(path)
+		switch {
+		case x.want == "":
+			if err != nil || d.Name != "set" || len(d.Records) != 1 || d.Records[0].System != "s" {
+				t.Errorf("%s: got %+v, %v", name, d, err)
+			}
+		case err == nil || !strings.Contains(err.Error(), x.want) || !strings.Contains(err.Error(), path):
+			t.Errorf("%s: got %v, want the path and %q in it", name, err, x.want)
+		}
+	}
+}
