@@ -4,6 +4,9 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"maps"
+	"slices"
+	"strings"
 
 	gomlx "github.com/gomlx/gomlx/core/graph"
 	"github.com/gomlx/gomlx/core/tensors"
@@ -61,7 +64,7 @@ func (r *Runner) Encode(ctx context.Context, c encoder.Config, w graph.Weights, 
 	if err != nil {
 		return nil, err
 	}
-	defer free(params...)
+	defer free(slices.Collect(maps.Values(params))...)
 
 	out := make([]float32, texts*length*c.HiddenSize)
 	row := chunk * c.HiddenSize
@@ -117,23 +120,23 @@ type encoding struct {
 	pads   string
 }
 
-// params reads all tensors: an encoder is small beside a decoder.
-func (e *encoding) params() ([]*tensors.Tensor, error) {
-	var list []*tensors.Tensor
+// params reads all tensors, by their names: an encoder is small beside a decoder.
+func (e *encoding) params() (map[string]*tensors.Tensor, error) {
+	all := map[string]*tensors.Tensor{}
 	for _, t := range e.config.Tensors() {
 		p, err := e.load(encoder.Prefix+t.Name, 0, t.Shape...)
 		if err != nil {
-			free(list...)
+			free(slices.Collect(maps.Values(all))...)
 			return nil, err
 		}
-		list = append(list, p)
+		all[t.Name] = p
 	}
-	return list, nil
+	return all, nil
 }
 
-// group encodes the given rows of ids and mask into values (size, chunk, C); rows beyond
-// the given ones are of no meaning.
-func (e *encoding) group(params []*tensors.Tensor, ids, mask []uint32, rows []int, size int, values []float32) error {
+// group encodes the given rows of ids and mask into values (size, chunk, C); what is in
+// values beyond the given rows has no meaning.
+func (e *encoding) group(params map[string]*tensors.Tensor, ids, mask []uint32, rows []int, size int, values []float32) error {
 	groupIDs, groupMask := make([]int32, size*e.chunk), make([]int32, size*e.chunk)
 	for i, row := range rows {
 		for k := range e.chunk {
@@ -141,28 +144,75 @@ func (e *encoding) group(params []*tensors.Tensor, ids, mask []uint32, rows []in
 			groupMask[i*e.chunk+k] = int32(min(mask[row*e.chunk+k], 1))
 		}
 	}
-	args := []any{
-		tensors.FromFlatDataAndDimensions(groupIDs, size, e.chunk),
-		tensors.FromFlatDataAndDimensions(groupMask, size, e.chunk),
-	}
-	defer free(args[0].(*tensors.Tensor), args[1].(*tensors.Tensor))
-	for _, p := range params {
-		args = append(args, p)
-	}
-	list, pads, c := e.config.Tensors(), e.pads, e.config
-	type with struct {
-		encoder.Config
-		pads string
-	}
-	y, err := e.run(operation{"encoder", with{c, pads}}, func(in []*gomlx.Node) *gomlx.Node {
-		p := model.Params{}
-		for i, t := range list {
-			p[t.Name] = in[2+i]
-		}
-		return model.Encode(c, p, in[0], in[1], pads)
-	}, args...)
+	idTensor := tensors.FromFlatDataAndDimensions(groupIDs, size, e.chunk)
+	maskTensor := tensors.FromFlatDataAndDimensions(groupMask, size, e.chunk)
+	defer free(idTensor, maskTensor)
+
+	c := e.config
+	x, err := e.part("embeddings", params, embedding(c), []any{idTensor}, func(in []*gomlx.Node, p model.Params) *gomlx.Node {
+		return model.Embed(c, p, in[0])
+	})
 	if err != nil {
 		return err
 	}
-	return download(y, values)
+	for i := range c.NumHiddenLayers {
+		y, err := e.part("encoder layer", params, layer(c, i), []any{x, maskTensor}, func(in []*gomlx.Node, p model.Params) *gomlx.Node {
+			return model.EncoderLayer(c, p, 0, in[0], in[1])
+		})
+		free(x)
+		if err != nil {
+			return fmt.Errorf("layer %d: %w", i, err)
+		}
+		x = y
+	}
+	if e.pads == generator.PadsZero {
+		chunk := e.chunk
+		y, err := e.run(operation{"pads", [3]int{size, chunk, c.HiddenSize}}, func(in []*gomlx.Node) *gomlx.Node {
+			return model.ZeroPads(gomlx.Reshape(in[0], size, chunk, c.HiddenSize), in[1])
+		}, x, maskTensor)
+		free(x)
+		if err != nil {
+			return err
+		}
+		x = y
+	}
+	return download(x, values)
+}
+
+// part computes one part of the encoder. names are its tensors, and what they are called
+// in the graph, which all layers share.
+func (e *encoding) part(name string, params map[string]*tensors.Tensor, names [][2]string, args []any, build func(in []*gomlx.Node, p model.Params) *gomlx.Node) (*tensors.Tensor, error) {
+	own := len(args)
+	for _, n := range names {
+		args = append(args, params[n[0]])
+	}
+	return e.run(operation{name, e.config}, func(in []*gomlx.Node) *gomlx.Node {
+		p := model.Params{}
+		for i, n := range names {
+			p[n[1]] = in[own+i]
+		}
+		return build(in[:own], p)
+	}, args...)
+}
+
+// embedding lists the tensors of the embeddings.
+func embedding(c encoder.Config) [][2]string {
+	var list [][2]string
+	for _, t := range c.Tensors() {
+		if strings.HasPrefix(t.Name, "embeddings.") {
+			list = append(list, [2]string{t.Name, t.Name})
+		}
+	}
+	return list
+}
+
+// layer lists the tensors of layer i, and their names in layer 0.
+func layer(c encoder.Config, i int) [][2]string {
+	var list [][2]string
+	for _, t := range c.Tensors() {
+		if rest, ok := strings.CutPrefix(t.Name, encoder.LayerKey(i, "")); ok {
+			list = append(list, [2]string{t.Name, encoder.LayerKey(0, rest)})
+		}
+	}
+	return list
 }
