@@ -9,6 +9,7 @@ func main() {
 		{Name: "collect", Short: "train LoRA checkpoints on data sets", Setup: collectCheckpoints},
 		{Name: "fit", Short: "fit a generator on collected checkpoints", Setup: fitGenerator},
 		{Name: "export", Short: "make a generator package of a fitted run", Setup: exportGenerator},
+		{Name: "eval", Short: "score generated adapters on records of tasks, beside the base", Setup: evaluate},
 		{Name: "answer", Short: "a base model's answers to prompts, without and with an adapter", Setup: answer},
 		{Name: "tokens", Short: "turn an adapter into weight tokens, or back", Setup: tokens},
 	})
