@@ -1,6 +1,14 @@
 package lm
 
-import "strings"
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+)
 
 // Both families that are supported write turns in ChatML.
 const (
@@ -8,22 +16,54 @@ const (
 	turnEnd   = "<|im_end|>"
 )
 
-// defaultSystem is the system prompt of a family's own chat template.
-func (c *Config) defaultSystem() string {
-	if c.Architecture == "qwen2" {
-		return "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."
-	}
-	if strings.Contains(strings.ToLower(c.Model), "smollm2") || c.Model == "" {
-		return "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
+// systems are the system prompts that the families' own chat templates start with when
+// none is given: SmolLM2's, Qwen2.5's, Qwen2's. Qwen2's ends Qwen2.5's, so it comes last.
+var systems = []string{
+	"You are a helpful AI assistant named SmolLM, trained by Hugging Face",
+	"You are Qwen, created by Alibaba Cloud. You are a helpful assistant.",
+	"You are a helpful assistant.",
+}
+
+// systemIn is the default system prompt in a chat template's source, "" if it has none
+// that is known.
+func systemIn(template string) string {
+	for _, s := range systems {
+		if strings.Contains(template, s) {
+			return s
+		}
 	}
 	return ""
+}
+
+// folderTemplate is the source of a Hugging Face folder's chat template, "" if there is
+// none.
+func folderTemplate(dir string) (string, error) {
+	raw, err := os.ReadFile(filepath.Join(dir, "chat_template.jinja"))
+	if err == nil || !errors.Is(err, fs.ErrNotExist) {
+		return string(raw), err
+	}
+	path := filepath.Join(dir, "tokenizer_config.json")
+	if raw, err = os.ReadFile(path); err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			return "", nil
+		}
+		return "", err
+	}
+	var f struct {
+		Template any `json:"chat_template"`
+	}
+	if err := json.Unmarshal(raw, &f); err != nil {
+		return "", fmt.Errorf("%s: %w", path, err)
+	}
+	text, _ := f.Template.(string)
+	return text, nil
 }
 
 // Prompt is a user's turn and the opening of the answer, in the model's chat template.
 // system is the template's own if empty.
 func (m *Model) Prompt(system, user string) ([]int32, error) {
 	if system == "" {
-		system = m.Config.defaultSystem()
+		system = m.Config.System
 	}
 	var ids []int32
 	turn := func(role, text string, closed bool) error {

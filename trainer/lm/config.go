@@ -28,6 +28,7 @@ type Config struct {
 	Vocab        int     // tokens
 	RopeTheta    float64 // base of the rotary frequencies
 	NormEps      float64 // RMSNorm's
+	System       string  // the chat template's own system prompt, "" for none
 }
 
 // modules are the LoRA targets of a block, in the order of weight tokens (reference c.1).
@@ -175,7 +176,9 @@ func folderConfig(dir string) (*Config, bool, error) {
 	if err != nil {
 		return nil, false, fmt.Errorf("%s: %w", path, err)
 	}
-	return c, f.Tied, nil
+	template, err := folderTemplate(dir)
+	c.System = systemIn(template)
+	return c, f.Tied, err
 }
 
 // ggufConfig reads a GGUF file's metadata.
@@ -185,7 +188,7 @@ func ggufConfig(f *gguf.File) (*Config, error) {
 		s, _ := v.Value.(string)
 		return s
 	}
-	c := &Config{Architecture: text("general.architecture")}
+	c := &Config{Architecture: text("general.architecture"), System: systemIn(text("tokenizer.chat_template"))}
 	number := func(key string) float64 {
 		v, _ := f.Lookup(c.Architecture + "." + key)
 		return toFloat(v.Value)

@@ -52,6 +52,9 @@ func TestSmolLM2(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer m.Close()
+	if !strings.Contains(m.Config.System, "SmolLM") {
+		t.Errorf("system prompt %q", m.Config.System)
+	}
 	for _, c := range cases {
 		ids, err := m.Tokenizer.Encode(c.Text)
 		if err != nil || !slices.Equal(ids, c.IDs) {
@@ -278,5 +281,32 @@ func TestBadExamples(t *testing.T) {
 		if _, err := m.Evaluate(t.Context(), list, nil); err == nil {
 			t.Errorf("%s: evaluated", name)
 		}
+	}
+}
+
+// The system prompt is the one in the model's chat template, unless another is given.
+func TestPrompt(t *testing.T) {
+	b := open(t, backend.CPU)
+	for name, c := range map[string]struct{ file, text, system, want string }{
+		"no template":  {"", "", "", "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"},
+		"given":        {"", "", "S", "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"},
+		"in the JSON":  {"tokenizer_config.json", `{"chat_template":"{{ 'You are a helpful assistant.' }}"}`, "", "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"},
+		"in the Jinja": {"chat_template.jinja", "You are Qwen, created by Alibaba Cloud. You are a helpful assistant.", "", "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\n<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"},
+	} {
+		dir := tiny(t)
+		if c.file != "" {
+			if err := os.WriteFile(filepath.Join(dir, c.file), []byte(c.text), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		m, err := lm.Load(dir, b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ids, err := m.Prompt(c.system, "hi")
+		if got := m.Tokenizer.Decode(ids); err != nil || got != c.want {
+			t.Errorf("%s: %q, %v, want %q", name, got, err, c.want)
+		}
+		m.Close()
 	}
 }
