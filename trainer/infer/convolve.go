@@ -60,7 +60,7 @@ func (j *job) convolve(x *tensors.Tensor, key string, axis model.Axis, out, k in
 	shape := [4]int(x.Shape().Dimensions)
 	native := j.backend.NativeConvolution()
 	p := newPlan(j.limits, native, axis, shape, out, k)
-	if native && axis == model.AxisN && !p.whole && out >= j.limits.manyChannels {
+	if axis == model.AxisN && !p.whole && out >= j.limits.manyChannels {
 		if q, ok := newProducts(j.limits, p); ok {
 			return j.products(x, key, q)
 		}
