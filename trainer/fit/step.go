@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"slices"
 
 	"github.com/gomlx/compute/dtypes"
 	"github.com/gomlx/compute/shapes"
@@ -11,6 +12,7 @@ import (
 	"github.com/gomlx/gomlx/core/tensors"
 
 	"github.com/drag-and-drop-lora/dnd/graph/decoder"
+	"github.com/drag-and-drop-lora/dnd/trainer/adamw"
 	"github.com/drag-and-drop-lora/dnd/trainer/backend"
 	"github.com/drag-and-drop-lora/dnd/trainer/model"
 )
@@ -110,31 +112,9 @@ func newStepper(c *Config, b backend.Backend) (*stepper, error) {
 		output := model.Decode(plain, p, condition, func(x *graph.Node) *graph.Node { return add(x, c.ConditionNoise) }, b.NativeConvolution(), nil)
 		loss := model.Loss(output, target, weight)
 		grads := graph.Gradient(loss, params...)
-		var squares *graph.Node
-		for _, g := range grads {
-			s := graph.ReduceAllSum(graph.Square(g))
-			if squares == nil {
-				squares = s
-			} else {
-				squares = graph.Add(squares, s)
-			}
-		}
-		norm := graph.Sqrt(squares)
-		// torch's clip_grad_norm_: scale by clip/(norm+1e-6), never up.
-		scale := graph.MinScalar(graph.Div(graph.Scalar(norm.Graph(), dtypes.Float32, c.Clip), graph.AddScalar(norm, 1e-6)), 1)
-		out := []*graph.Node{loss, norm}
-		var p2, m2, v2 []*graph.Node
-		for i, g := range grads {
-			g = graph.Mul(g, scale)
-			m := graph.Add(graph.MulScalar(first[i], c.Beta1), graph.MulScalar(g, 1-c.Beta1))
-			v := graph.Add(graph.MulScalar(second[i], c.Beta2), graph.MulScalar(graph.Square(g), 1-c.Beta2))
-			update := graph.Div(graph.Div(m, correct1), graph.AddScalar(graph.Sqrt(graph.Div(v, correct2)), c.Epsilon))
-			// The reference's optimizer decays after the step (d.5).
-			w := graph.Sub(params[i], graph.Mul(rate, update))
-			w = graph.Mul(w, graph.OneMinus(graph.MulScalar(rate, c.WeightDecay)))
-			p2, m2, v2 = append(p2, w), append(m2, m), append(v2, v)
-		}
-		return append(append(append(out, p2...), m2...), v2...)
+		next := adamw.Update(adamw.Config{Beta1: c.Beta1, Beta2: c.Beta2, Epsilon: c.Epsilon, Clip: c.Clip, Decay: c.WeightDecay},
+			params, grads, first, second, rate, correct1, correct2)
+		return slices.Concat([]*graph.Node{loss, next.Norm}, next.Params, next.First, next.Second)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("fit: build the training step: %w", err)

@@ -6,11 +6,13 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"slices"
 
 	"github.com/gomlx/gomlx/core/graph"
 	"github.com/gomlx/gomlx/core/tensors"
 
 	"github.com/drag-and-drop-lora/dnd/graph/lora"
+	"github.com/drag-and-drop-lora/dnd/trainer/adamw"
 )
 
 // Example is a tokenised prompt with its answer.
@@ -84,11 +86,7 @@ type Tuner struct {
 	steps         int
 }
 
-const (
-	beta1, beta2 = 0.9, 0.99
-	epsilon      = 1e-8
-	clipNorm     = 1.0
-)
+var optimizer = adamw.Config{Beta1: 0.9, Beta2: 0.99, Epsilon: 1e-8, Clip: 1}
 
 // NewTuner prepares LoRA of a rank and alpha. With trainA false, A keeps its first
 // values and only B is tuned.
@@ -112,26 +110,8 @@ func (m *Model) NewTuner(rank int, alpha float64, trainA bool) (*Tuner, error) {
 		mask := graph.Reshape(valid, valid.Shape().Size())
 		loss := graph.Div(graph.ReduceAllSum(graph.Mul(nll, mask)), graph.ReduceAllSum(mask))
 		grads := graph.Gradient(loss, trained...)
-		var squares *graph.Node
-		for _, g := range grads {
-			if s := graph.ReduceAllSum(graph.Square(g)); squares == nil {
-				squares = s
-			} else {
-				squares = graph.Add(squares, s)
-			}
-		}
-		scale := graph.MinScalar(graph.Reciprocal(graph.AddScalar(graph.Sqrt(squares), 1e-6)), clipNorm)
-		out := []*graph.Node{loss}
-		var m2, v2 []*graph.Node
-		for i, g := range grads {
-			g = graph.Mul(g, scale)
-			mean := graph.Add(graph.MulScalar(first[i], beta1), graph.MulScalar(g, 1-beta1))
-			square := graph.Add(graph.MulScalar(second[i], beta2), graph.MulScalar(graph.Square(g), 1-beta2))
-			step := graph.Div(graph.Div(mean, correct1), graph.AddScalar(graph.Sqrt(graph.Div(square, correct2)), epsilon))
-			out = append(out, graph.Sub(trained[i], graph.Mul(rate, step)))
-			m2, v2 = append(m2, mean), append(v2, square)
-		}
-		return append(append(out, m2...), v2...)
+		next := adamw.Update(optimizer, trained, grads, first, second, rate, correct1, correct2)
+		return slices.Concat([]*graph.Node{loss}, next.Params, next.First, next.Second)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("lm: build the tuning step: %w", err)
@@ -192,7 +172,7 @@ func (t *Tuner) Step(examples []Example, rate float64) (float64, error) {
 		return 0, err
 	}
 	t.steps++
-	args := append(in.args(), float32(rate), float32(1-math.Pow(beta1, float64(t.steps))), float32(1-math.Pow(beta2, float64(t.steps))))
+	args := append(in.args(), float32(rate), float32(1-math.Pow(optimizer.Beta1, float64(t.steps))), float32(1-math.Pow(optimizer.Beta2, float64(t.steps))))
 	args = t.m.withWeights(args, nil)
 	for _, list := range [][]*tensors.Tensor{t.a, t.b, t.first, t.second} {
 		for _, x := range list {
