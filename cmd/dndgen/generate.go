@@ -2,8 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
 	"io"
 	"io/fs"
@@ -123,7 +121,7 @@ func generate(flags *pflag.FlagSet) cli.Run {
 		job := &generation{
 			e: e, p: p, runner: r, tokenizer: tokenizer, prompts: list, seed: *seed, watch: stopwatch{e: e},
 			options: lora.Options{Format: *format, Provenance: lora.Provenance{
-				Tool: tool(), Generator: p.Manifest.Name, GeneratorSHA256: p.SHA256, PromptsSHA256: hashPrompts(list),
+				Tool: tool(), Generator: p.Manifest.Name, GeneratorSHA256: p.SHA256, PromptsSHA256: text.Hash(list),
 				Seed: *seed, Backend: r.Name() + ", " + r.Device(),
 			}},
 		}
@@ -252,15 +250,6 @@ func (g *generated) print(e *cli.Env) error {
 			}
 		}
 	})
-}
-
-// hashPrompts is the SHA-256 of all prompts, each with its length before it.
-func hashPrompts(prompts []string) string {
-	sum := sha256.New()
-	for _, p := range prompts {
-		fmt.Fprintf(sum, "%d:%s", len(p), p)
-	}
-	return hex.EncodeToString(sum.Sum(nil))
 }
 
 // tool is the program's name and version, as the build knows it.

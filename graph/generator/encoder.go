@@ -1,6 +1,7 @@
 package generator
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -46,15 +47,13 @@ func checkVariant(path string, raw []byte) error {
 
 // readVocab reads vocab.txt; tokenizer_config.json says whether to lower-case, else yes.
 func readVocab(dir string) (*text.Tokenizer, error) {
-	options := struct {
-		Lower bool `json:"do_lower_case"`
-	}{true}
 	path := filepath.Join(dir, tokenizerConfigName)
-	raw, err := readSmall(path, 1<<20)
-	if err == nil {
-		err = json.Unmarshal(raw, &options)
-	}
+	config, err := readSmall(path, 1<<20)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	lower, err := lowerCase(config)
+	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	path = filepath.Join(dir, vocabName)
@@ -63,11 +62,53 @@ func readVocab(dir string) (*text.Tokenizer, error) {
 		return nil, err
 	}
 	defer f.Close()
-	t, err := text.FromVocab(io.LimitReader(f, maxVocabulary), options.Lower)
+	t, err := text.FromVocab(io.LimitReader(f, maxVocabulary), lower)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	return t, nil
+}
+
+// lowerCase reads a tokenizer_config.json; nil is one that is not there.
+func lowerCase(config []byte) (bool, error) {
+	options := struct {
+		Lower bool `json:"do_lower_case"`
+	}{true}
+	if config == nil {
+		return true, nil
+	}
+	err := json.Unmarshal(config, &options)
+	return options.Lower, err
+}
+
+// Vocabulary is the contents of the files that say how the encoder tokenises, nil for a
+// file that is not there: JSON is tokenizer.json; without it, Text is vocab.txt and
+// Config tokenizer_config.json.
+type Vocabulary struct{ JSON, Text, Config []byte }
+
+// Tokenizer is Package.Tokenizer for callers that have the files' contents and no folder.
+func (m *Manifest) Tokenizer(v Vocabulary) (*text.Tokenizer, error) {
+	if m.Encoder == nil {
+		return nil, m.Complete()
+	}
+	if max(len(v.JSON), len(v.Text), len(v.Config)) > maxVocabulary {
+		return nil, fmt.Errorf("the encoder's vocabulary has more than %d MiB", maxVocabulary>>20)
+	}
+	var t *text.Tokenizer
+	var err error
+	if v.JSON != nil {
+		t, err = text.FromJSON(v.JSON)
+	} else {
+		var lower bool
+		if lower, err = lowerCase(v.Config); err != nil {
+			return nil, fmt.Errorf("%s: %w", tokenizerConfigName, err)
+		}
+		t, err = text.FromVocab(bytes.NewReader(v.Text), lower)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return t, checkVocabulary(m.Encoder.Dir, t, m.Encoder.Config)
 }
 
 // encoderTensors lists an encoder's weights for a package: without the prefix that

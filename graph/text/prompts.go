@@ -2,7 +2,9 @@ package text
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/csv"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -262,4 +264,13 @@ func Draw(prompts []string, n int, seed int64, draw int) (drawn []string, cycled
 		}
 	}
 	return drawn, len(prompts) < n
+}
+
+// Hash is the SHA-256 of all prompts, each with its length before it, in lower-case hex.
+func Hash(prompts []string) string {
+	sum := sha256.New()
+	for _, p := range prompts {
+		fmt.Fprintf(sum, "%d:%s", len(p), p)
+	}
+	return hex.EncodeToString(sum.Sum(nil))
 }
