@@ -11,8 +11,8 @@ import (
 )
 
 const (
-	// pieceBytes is how much of a tensor is in host memory at a time.
-	pieceBytes = 8 << 20
+	// pieceBytes is how much of a tensor is in host memory at a time: whole blocks of Q8.
+	pieceBytes = 36 << 18
 	// stagedBytes is how much may wait in the queue's own staging copies before the queue
 	// is drained: the binding copies every write.
 	stagedBytes = 64 << 20

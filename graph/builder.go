@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 
+	"github.com/drag-and-drop-lora/dnd/graph/quant"
 	"github.com/drag-and-drop-lora/dnd/wgsl"
 )
 
@@ -185,6 +186,35 @@ func (b *Builder) weight(name, dtype string, offset, bytes int64) int {
 	i := b.buffer(name, bytes, Source{Kind: SourceWeights, Name: name, DType: dtype, Offset: offset, Bytes: bytes})
 	b.weights[key] = i
 	return i
+}
+
+// storage is a storage type of weights: the kernels' constant Store for it, and how many
+// values and bytes are a unit that is never cut.
+type storage struct {
+	store         int
+	values, bytes int64
+}
+
+var storages = map[string]storage{
+	"F32":    {wgsl.StoreF32, 1, 4},
+	"F16":    {wgsl.StoreF16, 2, 4},
+	quant.Q8: {wgsl.StoreQ8, quant.Values, quant.Bytes},
+}
+
+// weightValues is the buffer of a tensor's values [from, from+count) of total, stored as
+// dtype. The buffer begins with whole units: base is where in it the value from is.
+func (b *Builder) weightValues(name, dtype string, from, count, total int64) (buffer int, base int64) {
+	s := storages[dtype]
+	first := from / s.values * s.values
+	end := min(ceil(from+count, s.values)*s.values, total)
+	bytes := (end - first) / s.values * s.bytes
+	if rest := (end - first) % s.values; rest > 0 {
+		bytes += s.bytes
+		if dtype == "F16" { // the last value of an odd number
+			bytes -= 2
+		}
+	}
+	return b.weight(name, dtype, first/s.values*s.bytes, bytes), from - first
 }
 
 // vector is the buffer of a whole small F32 tensor.

@@ -169,8 +169,8 @@ type shard struct {
 // Conv convolves x; the result has Out in place of the channel axis.
 func (b *Builder) Conv(x *Tensor, c Conv) *Tensor {
 	shape := x.Shape
-	if c.Axis < AxisN || c.Axis > AxisW || c.Out < 1 || c.K < 1 || c.K > wgsl.MaxKernelSize || c.DType != "F32" && c.DType != "F16" {
-		b.failf("%s: axis %d, %d outputs, kernel %d, weights %q: expected one of 3 axes, a positive number, 1..%d, F32 or F16",
+	if c.Axis < AxisN || c.Axis > AxisW || c.Out < 1 || c.K < 1 || c.K > wgsl.MaxKernelSize || storages[c.DType].values == 0 {
+		b.failf("%s: axis %d, %d outputs, kernel %d, weights %q: expected one of 3 axes, a positive number, 1..%d, F32, F16 or Q8",
 			c.Label, c.Axis, c.Out, c.K, c.DType, wgsl.MaxKernelSize)
 		return &Tensor{Shape: shape}
 	}
@@ -230,16 +230,12 @@ func (b *Builder) shards(g *geometry, use func(shard)) {
 	}
 	pieces := ceil(out, per)
 	per = ceil(ceil(out, pieces), tileOut) * tileOut
-	half, size := 0, int64(4)
-	if g.DType == "F16" {
-		half, size = 1, 2
-	}
-	k := b.kernel("repack", wgsl.Const{Name: "Half", Value: half})
+	k := b.kernel("repack", wgsl.Const{Name: "Store", Value: storages[g.DType].store})
 	for from := int64(0); from < out && b.err == nil; from += per {
 		n := min(per, out-from)
 		packed := b.temp(g.Label+".packed", per*taps*4)
-		raw := b.weight(g.Weight, g.DType, from*taps*size, n*taps*size)
-		b.each(g.Label+".repack", k, ceil(n, tileOut)*taps*2, []int{raw, packed}, arg{"taps", taps}, arg{"outputs", n})
+		raw, base := b.weightValues(g.Weight, g.DType, from*taps, n*taps, out*taps)
+		b.each(g.Label+".repack", k, ceil(n, tileOut)*taps*2, []int{raw, packed}, arg{"taps", taps}, arg{"outputs", n}, arg{"base", base})
 		s := shard{span{int(from), int(from + n)}, packed}
 		use(s)
 		if g.Keep {

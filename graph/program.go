@@ -82,9 +82,9 @@ type Source struct {
 	Kind SourceKind `json:"kind"`
 	// Name of the tensor ("decoder/KEY" or "encoder/KEY") or of the input.
 	Name string `json:"name,omitempty"`
-	// DType is the storage type in which the executor must deliver a tensor: F32, or F16
-	// (elements packed two to a word). The provider of weights converts if its file has
-	// another. Inputs are delivered as they are.
+	// DType is the storage type in which the executor must deliver a tensor: F32, F16
+	// (elements packed two to a word) or Q8 (package quant). The provider of weights
+	// converts if its file has another. Inputs are delivered as they are.
 	DType string `json:"dtype,omitempty"`
 	// Offset and Bytes are a range of the tensor in that DType, or of the input. The
 	// buffer may be up to 3 bytes longer (its size is a multiple of 4); those are zero.
@@ -135,7 +135,8 @@ type Read struct {
 // Weights delivers ranges of named tensors: package generator's reader, a browser's
 // range requests, or a test's arrays. Safe for concurrent use.
 type Weights interface {
-	// ReadWeights fills p with bytes of the tensor in storage type dtype ("F32", "F16"),
-	// from byte off on. off and len(p) are multiples of 4 but at the tensor's end.
+	// ReadWeights fills p with bytes of the tensor in storage type dtype ("F32", "F16",
+	// "Q8"), from byte off on. off and len(p) are multiples of 4, of 36 for Q8, but at the
+	// tensor's end.
 	ReadWeights(name, dtype string, off int64, p []byte) error
 }

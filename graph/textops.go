@@ -43,28 +43,29 @@ func (b *Builder) Embed(ids Words, c Chunks, e Embedding) *Tensor {
 	if !b.matrix(e.Label, y) {
 		return y
 	}
-	half, size := 0, int64(4)
-	if e.DType == "F16" {
-		half, size = 1, 2
+	s := storages[e.DType]
+	if s.values == 0 {
+		b.failf("%s: %s as %q, expected F32, F16 or Q8", e.Label, e.Word, e.DType)
+		return y
 	}
-	k := b.kernel("embed", wgsl.Const{Name: "Half", Value: half})
-	row := int64(e.Channels) * size
-	// Rows by the eight, so that f16 pieces begin on whole words.
-	per := b.scratchLimit() / row / 8 * 8
-	if per == 0 {
-		b.failf("%s: a row of %s has %d bytes", e.Label, e.Word, row)
+	k := b.kernel("embed", wgsl.Const{Name: "Store", Value: s.store})
+	row := int64(e.Channels)
+	// One unit less, since a part may begin and end within one.
+	per := (b.scratchLimit()/s.bytes - 1) * s.values / row
+	if per <= 0 {
+		b.failf("%s: a row of %s has %d values", e.Label, e.Word, row)
 		return y
 	}
 	position := b.vector(e.Position, c.Length*e.Channels)
 	kind := b.vector(e.Type, e.Channels)
 	for first := int64(0); first < int64(e.Vocabulary); first += per {
 		rows := min(per, int64(e.Vocabulary)-first)
-		word := b.weight(e.Word, e.DType, first*row, rows*row)
+		word, base := b.weightValues(e.Word, e.DType, first*row, rows*row, int64(e.Vocabulary)*row)
 		b.dispatch(e.Label, k, [3]int64{ceil(int64(c.Tokens()), int64(k.Workgroup)), int64(e.Channels), 1},
 			4*int64(c.Tokens())*int64(e.Channels), []int{ids.buffer, word, position, kind, y.parts[0].buffer},
 			arg{"tokens", int64(c.Tokens())}, arg{"period", int64(c.Period())}, arg{"length", int64(c.Length)},
 			arg{"ids_base", int64(c.First) * int64(c.Length)}, arg{"vocabulary", int64(e.Vocabulary)},
-			arg{"first", first}, arg{"rows", rows}, arg{"channels", int64(e.Channels)}, arg{"stride", int64(c.Tokens())})
+			arg{"first", first}, arg{"rows", rows}, arg{"base", base}, arg{"channels", int64(e.Channels)}, arg{"stride", int64(c.Tokens())})
 	}
 	return y
 }

@@ -3,6 +3,8 @@ package graph
 import (
 	"errors"
 	"fmt"
+
+	"github.com/drag-and-drop-lora/dnd/graph/quant"
 )
 
 // What no Program needs more of. Validate refuses larger ones before an executor
@@ -164,8 +166,11 @@ func (b *Buffer) validate(l *Limits) error {
 		if s.Kind == SourceInput && s.DType != "" {
 			return fmt.Errorf("input %.64q has type %.16q, inputs are delivered as they are", s.Name, s.DType)
 		}
-		if s.Kind == SourceWeights && s.DType != "F32" && s.DType != "F16" {
-			return fmt.Errorf("tensor %.64q: type %.16q, expected F32 or F16", s.Name, s.DType)
+		if s.Kind == SourceWeights && storages[s.DType].values == 0 {
+			return fmt.Errorf("tensor %.64q: type %.16q, expected F32, F16 or Q8", s.Name, s.DType)
+		}
+		if s.DType == quant.Q8 && (s.Offset%quant.Bytes != 0 || s.Bytes%quant.Bytes != 0) {
+			return fmt.Errorf("tensor %.64q: bytes %d+%d, expected whole blocks of %d", s.Name, s.Offset, s.Bytes, quant.Bytes)
 		}
 		if s.Offset < 0 || s.Offset%4 != 0 || s.Offset > maxTotalBytes {
 			return fmt.Errorf("source offset %d, expected a multiple of 4", s.Offset)

@@ -5,13 +5,13 @@
 // Bindings and shapes
 //   ids        u32, token t = chunk·period + l is ids[ids_base + chunk·length + l]; tokens
 //              from l = length on are padding of the layout and get zeros
-//   word       rows [first, first+rows) of the table, [rows][channels] f32, or f16 packed
-//              two to a word (Half)
+//   src        rows [first, first+rows) of the table word, [rows][channels] from value base
+//              on: f32, f16 or Q8 (Store)
 //   position   [length][channels]
 //   kind       [channels], the only token type
 //   y          [channels][stride]
 //
-// Constants: Half.
+// Constants: Store.
 //
 // Workgroup: WG neighbouring tokens of one channel (y), so that writes are dense. A table
 // larger than a binding takes one dispatch a part: tokens of other parts are left alone.
@@ -19,14 +19,11 @@
 {{.Params}}
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> ids: array<u32>;
-{{- if .Half}}
-@group(0) @binding(2) var<storage, read> word: array<u32>;
-{{- else}}
-@group(0) @binding(2) var<storage, read> word: array<f32>;
-{{- end}}
+@group(0) @binding(2) var<storage, read> src: array<u32>;
 @group(0) @binding(3) var<storage, read> position: array<f32>;
 @group(0) @binding(4) var<storage, read> kind: array<f32>;
 @group(0) @binding(5) var<storage, read_write> y: array<f32>;
+{{template "stored" .}}
 
 @compute @workgroup_size({{.WG}})
 fn main(@builtin(global_invocation_id) g: vec3<u32>) {
@@ -44,12 +41,6 @@ fn main(@builtin(global_invocation_id) g: vec3<u32>) {
   if (row >= p.rows) {
     return;
   }
-  let i = row * p.channels + c;
-  {{- if .Half}}
-  let pair = unpack2x16float(word[i / 2u]);
-  let v = select(pair.x, pair.y, i % 2u == 1u);
-  {{- else}}
-  let v = word[i];
-  {{- end}}
+  let v = stored(p.base + row * p.channels + c);
   y[c * p.stride + t] = v + position[l * p.channels + c] + kind[c];
 }

@@ -3,33 +3,24 @@
 //   dst[o/8][r][o%8] = src[o][r],  r = (c,i,j);  0 for outputs from `outputs` on
 //
 // Bindings and shapes
-//   src   [outputs][taps] f32, or f16 packed two to a word (Half)
+//   src   [outputs][taps] from value base on, f32, f16 or Q8 (Store)
 //   dst   vec4 [⌈outputs/8⌉][taps][2]
 //
-// Constants: Half.
+// Constants: Store.
 //
 // Workgroup: one invocation a vec4 of dst in one or two dimensions; neighbours write
 // neighbouring vec4 and read four runs of neighbouring values.
 {{.Params}}
 @group(0) @binding(0) var<uniform> p: Params;
-{{- if .Half}}
 @group(0) @binding(1) var<storage, read> src: array<u32>;
-{{- else}}
-@group(0) @binding(1) var<storage, read> src: array<f32>;
-{{- end}}
 @group(0) @binding(2) var<storage, read_write> dst: array<vec4<f32>>;
+{{template "stored" .}}
 
 fn value(o: u32, r: u32) -> f32 {
   if (o >= p.outputs) {
     return 0.0;
   }
-  let i = o * p.taps + r;
-  {{- if .Half}}
-  let pair = unpack2x16float(src[i / 2u]);
-  return select(pair.x, pair.y, i % 2u == 1u);
-  {{- else}}
-  return src[i];
-  {{- end}}
+  return stored(p.base + o * p.taps + r);
 }
 
 @compute @workgroup_size({{.WG}})

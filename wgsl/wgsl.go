@@ -76,6 +76,15 @@ const MaxHeadWidth = 128
 
 var flag = func(name string) constRange { return constRange{name, 0, 1} }
 
+// Values of the constant Store: how stored weights are read.
+const (
+	StoreF32 = iota
+	StoreF16
+	StoreQ8
+)
+
+var store = constRange{"Store", StoreF32, StoreQ8}
+
 const tilingParams = "tiles tile0 nq np "
 const storeParams = "out_base out_item out_o out_p out_q o_end q_end bias0"
 
@@ -105,9 +114,9 @@ var table = []entry{
 	},
 	{
 		name:      "repack",
-		consts:    []constRange{flag("Half")},
+		consts:    []constRange{store},
 		bindings:  []string{Read, ReadWrite},
-		params:    "count width taps outputs",
+		params:    "count width taps outputs base",
 		workgroup: 64,
 	},
 	{
@@ -145,9 +154,9 @@ var table = []entry{
 	},
 	{
 		name:      "embed",
-		consts:    []constRange{flag("Half")},
+		consts:    []constRange{store},
 		bindings:  []string{Read, Read, Read, Read, ReadWrite},
-		params:    "tokens period length ids_base vocabulary first rows channels stride",
+		params:    "tokens period length ids_base vocabulary first rows base channels stride",
 		workgroup: 64,
 	},
 	{

@@ -30,7 +30,7 @@ func variants() map[string][][]wgsl.Const {
 			c("K", k, "HasBias", 0, "Gelu", 0, "Partial", 1))
 	}
 	v["reduce"] = [][]wgsl.Const{c("HasBias", 0, "Gelu", 0), c("HasBias", 1, "Gelu", 1)}
-	v["repack"] = [][]wgsl.Const{c("Half", 0), c("Half", 1)}
+	v["repack"] = [][]wgsl.Const{c("Store", wgsl.StoreF32), c("Store", wgsl.StoreF16), c("Store", wgsl.StoreQ8)}
 	v["embed"] = v["repack"]
 	v["columnnorm"] = [][]wgsl.Const{c("HasResidual", 0), c("HasResidual", 1)}
 	v["attention"] = [][]wgsl.Const{c("D", 32, "Q", 2), c("D", 64, "Q", 1), c("D", wgsl.MaxHeadWidth, "Q", 1)}
@@ -99,8 +99,8 @@ func TestRenderRefuses(t *testing.T) {
 	}{
 		{"nonesuch", nil, `no kernel "nonesuch"`},
 		{"repack", nil, "0 constants, expected 1"},
-		{"repack", []wgsl.Const{{Name: "Half", Value: 2}}, "Half in 0..1"},
-		{"repack", []wgsl.Const{{Name: "half", Value: 1}}, "expected Half"},
+		{"repack", []wgsl.Const{{Name: "Store", Value: 3}}, "Store in 0..2"},
+		{"repack", []wgsl.Const{{Name: "store", Value: 1}}, "expected Store"},
 		{"conv", []wgsl.Const{{Name: "K", Value: 64}, {Name: "HasBias"}, {Name: "Gelu"}, {Name: "Partial"}}, "K in 1..63"},
 	} {
 		_, err := wgsl.Render(c.name, c.consts...)

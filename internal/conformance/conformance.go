@@ -18,6 +18,7 @@ import (
 	"testing"
 
 	"github.com/drag-and-drop-lora/dnd/graph"
+	"github.com/drag-and-drop-lora/dnd/graph/quant"
 	"github.com/drag-and-drop-lora/dnd/graph/safetensors"
 )
 
@@ -51,6 +52,17 @@ type Tensors map[string][]float32
 // ReadWeights delivers a range of a tensor as dtype.
 func (w Tensors) ReadWeights(name, dtype string, off int64, p []byte) error {
 	values, ok := w[name]
+	if dtype == quant.Q8 {
+		all := make([]byte, quant.Size(int64(len(values))))
+		if err := quant.Encode(values, all); err != nil {
+			return err
+		}
+		if !ok || off+int64(len(p)) > int64(len(all)) {
+			return fmt.Errorf("tensor %s has %d values, asked for %d bytes of Q8 at %d", name, len(values), len(p), off)
+		}
+		copy(p, all[off:])
+		return nil
+	}
 	size := safetensors.DType(dtype).Size()
 	if !ok || size == 0 || off%size != 0 || int64(len(p))%size != 0 || (off+int64(len(p)))/size > int64(len(values)) {
 		return fmt.Errorf("tensor %s has %d values, asked for %d bytes of %s at %d", name, len(values), len(p), dtype, off)

@@ -1,11 +1,13 @@
 package conformance
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"math/rand/v2"
 
 	"github.com/drag-and-drop-lora/dnd/graph"
+	"github.com/drag-and-drop-lora/dnd/graph/quant"
 	"github.com/drag-and-drop-lora/dnd/graph/safetensors"
 )
 
@@ -29,6 +31,13 @@ func scaled(values []float32, f float32) []float32 {
 // rounded is what is left of the values in a storage type.
 func rounded(values []float32, dtype string) []float32 {
 	out := make([]float32, len(values))
+	if dtype == quant.Q8 {
+		raw := make([]byte, quant.Size(int64(len(values))))
+		if err := errors.Join(quant.Encode(values, raw), quant.Decode(raw, out)); err != nil {
+			panic(err) // finite values, sizes that fit
+		}
+		return out
+	}
 	for i, v := range values {
 		out[i] = v
 		if dtype == "F16" {
@@ -88,6 +97,12 @@ var convCases = []convCase{
 	// Linear layers: read in place (width divisible by 8), and gathered.
 	{shape: [4]int{1, 48, 1, 40}, axis: graph.AxisN, out: 33, k: 1, dtype: "F16", bias: true, gelu: true},
 	{shape: [4]int{1, 37, 1, 50}, axis: graph.AxisW, out: 19, k: 1, dtype: "F32", bias: true},
+	// Blocks of 32 weights: cut by outputs, by shards, and at the end.
+	{shape: [4]int{1, 6, 9, 19}, axis: graph.AxisH, out: 12, k: 4, dtype: "Q8"},
+	{shape: [4]int{1, 5, 3, 9}, axis: graph.AxisN, out: 7, k: 3, dtype: "Q8", bias: true},
+	{shape: [4]int{1, 48, 1, 40}, axis: graph.AxisN, out: 33, k: 1, dtype: "Q8", bias: true, gelu: true},
+	{shape: [4]int{2, 30, 6, 8}, axis: graph.AxisN, out: 43, k: 2, dtype: "Q8", bias: true, binding: 4096},
+	{shape: [4]int{2, 9, 6, 5}, axis: graph.AxisN, out: 61, k: 3, dtype: "Q8", binding: 4096},
 	// Sums cut into slices, with and without what finishes a sum.
 	{shape: [4]int{1, 67, 5, 9}, axis: graph.AxisN, out: 10, k: 5, dtype: "F32", bias: true, gelu: true},
 	{shape: [4]int{2, 9, 5, 70}, axis: graph.AxisW, out: 10, k: 5, dtype: "F16"},

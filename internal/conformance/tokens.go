@@ -24,6 +24,8 @@ func tokenCases() ([]Case, error) {
 		{chunks: 1, length: 70, heads: 2, width: 64, dtype: "F32"},
 		{chunks: 2, length: 1, heads: 1, width: 128, dtype: "F16"},
 		{chunks: 2, length: 9, heads: 4, width: 8, dtype: "F16", binding: 4096},
+		{chunks: 2, length: 16, heads: 3, width: 5, dtype: "Q8"},
+		{chunks: 2, length: 9, heads: 4, width: 8, dtype: "Q8", binding: 4096},
 	} {
 		built, err := c.build()
 		if err != nil {
