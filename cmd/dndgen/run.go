@@ -23,7 +23,7 @@ func addBackendFlags(flags *pflag.FlagSet) *backendFlags {
 	b := &backendFlags{}
 	flags.StringVar(&b.Backend, "backend", backends.Auto, "auto, webgpu, pjrt or cpu")
 	flags.IntVar(&b.Device, "device", -1, "number of the WebGPU device, see dndgen devices (default: the best)")
-	flags.StringVar(&b.Weights, "weights", "f32", "type of the weights on a WebGPU device: f32 or f16")
+	flags.StringVar(&b.Weights, "weights", "f32", "type of the weights on a WebGPU device: f32, f16 or q8 (other backends compute in f32)")
 	flags.Int64Var(&b.Memory, "memory", 0, "most bytes of device memory to use at a time (default: what the device has)")
 	return b
 }
@@ -32,7 +32,7 @@ func (b *backendFlags) check() error {
 	if err := cli.OneOf("backend", b.Backend, backends.Names()...); err != nil {
 		return err
 	}
-	if err := cli.OneOf("weights", b.Weights, "f32", "f16"); err != nil {
+	if err := cli.OneOf("weights", b.Weights, "f32", "f16", "q8"); err != nil {
 		return err
 	}
 	if b.Memory < 0 {
@@ -48,6 +48,9 @@ func (b *backendFlags) open(e *cli.Env) (generator.Runner, error) {
 		return nil, err
 	}
 	e.Message("backend %s: %s", r.Name(), r.Device())
+	if b.Weights != "f32" && r.Name() != backends.WebGPU {
+		e.Message("note: --weights %s is for WebGPU devices, backend %s computes in f32", b.Weights, r.Name())
+	}
 	return r, nil
 }
 

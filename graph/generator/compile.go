@@ -10,6 +10,7 @@ import (
 	"github.com/drag-and-drop-lora/dnd/graph/decoder"
 	"github.com/drag-and-drop-lora/dnd/graph/encoder"
 	"github.com/drag-and-drop-lora/dnd/graph/lora"
+	"github.com/drag-and-drop-lora/dnd/graph/quant"
 	"github.com/drag-and-drop-lora/dnd/graph/safetensors"
 	"github.com/drag-and-drop-lora/dnd/graph/text"
 )
@@ -26,6 +27,7 @@ const (
 const (
 	F32 = string(safetensors.F32)
 	F16 = string(safetensors.F16)
+	Q8  = quant.Q8
 )
 
 // ErrNoEncoder says that a package has no text encoder, so it can only decode.
@@ -35,7 +37,7 @@ var ErrNoEncoder = errors.New("the generator has no text encoder: import it with
 var ErrNoBase = errors.New("the generator does not name the base model's LoRA targets: import it with --donor")
 
 // Compile is the whole way of one draw of prompts: ids and mask in, weight tokens out.
-// dtype is the storage type of the weights on the device, F32 or F16.
+// dtype is the storage type of the weights on the device: F32, F16 or Q8.
 func Compile(m *Manifest, limits graph.Limits, dtype string) (*graph.Program, error) {
 	b := graph.NewBuilder(limits)
 	condition, err := m.encode(b, dtype)

@@ -5,18 +5,25 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"strings"
 
+	"github.com/drag-and-drop-lora/dnd/graph/quant"
 	"github.com/drag-and-drop-lora/dnd/graph/safetensors"
 )
 
-// convert checks raw, stored as from, and writes its values to out as to. first is the
-// index of the first value, for errors.
-func convert(path, key string, from safetensors.DType, raw []byte, to safetensors.DType, out []byte, values []float32, first int64) error {
-	if err := checkFinite(path, key, from, raw, first); err != nil {
-		return err
+// decode reads values of any type that weights are stored as.
+func decode(from safetensors.DType, raw []byte, values []float32) error {
+	if from == Q8 {
+		return quant.Decode(raw, values)
 	}
-	if err := safetensors.DecodeFloats(from, raw, values); err != nil {
-		return err
+	return safetensors.DecodeFloats(from, raw, values)
+}
+
+// encode writes finite values to out as to. first is the index of the first one, for
+// errors.
+func encode(path, key string, to safetensors.DType, values []float32, out []byte, first int64) error {
+	if to == Q8 {
+		return quant.Encode(values, out)
 	}
 	if err := safetensors.EncodeFloats(to, values, out); err != nil {
 		return err
@@ -29,6 +36,12 @@ func convert(path, key string, from safetensors.DType, raw []byte, to safetensor
 
 // checkFinite returns an error if one of the values is NaN or infinite.
 func checkFinite(path, key string, d safetensors.DType, raw []byte, first int64) error {
+	if d == Q8 {
+		if i := quant.NonFinite(raw); i >= 0 {
+			return fmt.Errorf("%s: tensor %q: the scale of block %d is not finite: the weights are damaged", path, key, first/quant.Values+int64(i))
+		}
+		return nil
+	}
 	i := firstNonFinite(d, raw)
 	if i < 0 {
 		return nil
@@ -85,14 +98,20 @@ func firstNonFinite(d safetensors.DType, raw []byte) int {
 // another type than the tensor's ("" for none). place is for errors.
 func checked(t safetensors.Tensor, d safetensors.DType, place string) safetensors.Tensor {
 	from, data := t.DType, t.Data
+	if d == Q8 && !quantised(t) {
+		d = safetensors.F16
+	}
 	if d != "" && isFloat(from) {
 		t.DType = d
 	}
 	name, to := t.Name, t.DType
+	if to == Q8 {
+		t.DType, t.Shape = safetensors.U8, []int{int(quant.Size(elements(t.Shape)) / quant.Bytes), quant.Bytes}
+	}
 	t.Data = func(w io.Writer) error {
 		c := &converter{w: w, place: place, key: name, from: from, to: to, buf: make([]byte, 0, piece*from.Size())}
 		if from != to {
-			c.values, c.out = make([]float32, piece), make([]byte, piece*to.Size())
+			c.values, c.out = make([]float32, piece), make([]byte, piece*max(to.Size(), 2)) // Q8 takes less than 2
 		}
 		if err := data(c); err != nil {
 			return err
@@ -106,6 +125,12 @@ func checked(t safetensors.Tensor, d safetensors.DType, place string) safetensor
 		return nil
 	}
 	return t
+}
+
+// quantised says which tensors a package in Q8 has in Q8: the matrices and kernels, which
+// are nearly all of it. Norms, biases and what Affine adds are as exact as F16.
+func quantised(t safetensors.Tensor) bool {
+	return len(t.Shape) >= 2 && strings.HasSuffix(t.Name, ".weight") && !strings.Contains(strings.ToLower(t.Name), "norm")
 }
 
 // converter checks and converts a stream of little-endian values.
@@ -138,16 +163,21 @@ func (c *converter) Write(p []byte) (int, error) {
 func (c *converter) flush() error {
 	n := len(c.buf) / int(c.from.Size())
 	raw := c.buf[:n*int(c.from.Size())]
-	out := raw
-	var err error
-	if c.from == c.to {
-		err = checkFinite(c.place, c.key, c.from, raw, c.first)
-	} else {
-		out = c.out[:n*int(c.to.Size())]
-		err = convert(c.place, c.key, c.from, raw, c.to, out, c.values[:n], c.first)
-	}
-	if err != nil {
+	if err := checkFinite(c.place, c.key, c.from, raw, c.first); err != nil {
 		return err
+	}
+	out := raw
+	if c.from != c.to {
+		out = c.out[:n*int(c.to.Size())]
+		if c.to == Q8 { // a buffer holds whole blocks, but for the tensor's last
+			out = c.out[:quant.Size(int64(n))]
+		}
+		if err := decode(c.from, raw, c.values[:n]); err != nil {
+			return err
+		}
+		if err := encode(c.place, c.key, c.to, c.values[:n], out, c.first); err != nil {
+			return err
+		}
 	}
 	if _, err := c.w.Write(out); err != nil {
 		return err

@@ -106,6 +106,7 @@ func (p *Package) open(sub, stem string, want []spec) (*tensorSet, error) {
 		s.Close()
 		return nil, fmt.Errorf("%s: %w", filepath.Join(dir, names[0]), err)
 	}
+	s.findQ8(want)
 	return s, nil
 }
 
@@ -251,12 +252,16 @@ func (s *tensorSet) network(layers int) Network {
 	n := Network{Layers: layers}
 	for _, t := range s.all() {
 		n.Bytes += t.Bytes
-		if t.Name == criterionKey || !isFloat(t.DType) {
+		d, count := t.DType, t.Elements()
+		if q8, ok := s.q8[t.Name]; ok {
+			d, count = Q8, q8
+		}
+		if t.Name == criterionKey || d != Q8 && !isFloat(d) {
 			continue
 		}
-		n.Parameters += t.Elements()
-		if !slices.Contains(n.DTypes, t.DType) {
-			n.DTypes = append(n.DTypes, t.DType)
+		n.Parameters += count
+		if !slices.Contains(n.DTypes, d) {
+			n.DTypes = append(n.DTypes, d)
 		}
 	}
 	slices.Sort(n.DTypes)

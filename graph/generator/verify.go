@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/drag-and-drop-lora/dnd/graph/quant"
 	"github.com/drag-and-drop-lora/dnd/graph/safetensors"
 )
 
@@ -39,7 +40,7 @@ func Verify(ctx context.Context, dir string, progress func(done, total int64)) (
 	if r.Unlisted, err = p.strays(); err != nil {
 		return nil, err
 	}
-	v := &verifier{ctx: ctx, report: r, total: r.Summary.Bytes, progress: progress, buf: make([]byte, 1<<20)}
+	v := &verifier{ctx: ctx, report: r, total: r.Summary.Bytes, progress: progress, buf: make([]byte, quant.Bytes<<15)}
 	for _, f := range p.Manifest.Files {
 		path := filepath.Join(dir, filepath.FromSlash(f.Path))
 		sum, err := v.file(path)
@@ -129,7 +130,11 @@ func (v *verifier) file(path string) (string, error) {
 			return "", err
 		}
 		v.report.Tensors++
-		v.report.Values += t.Elements()
+		if blocks(t) {
+			v.report.Values += int64(t.Shape[0]) * quant.Values
+		} else {
+			v.report.Values += t.Elements()
+		}
 	}
 	return hexSum(sum), nil
 }
@@ -148,7 +153,11 @@ func (v *verifier) part(f *os.File, path, name string, off, n int64, sum hash.Ha
 		}
 		sum.Write(buf)
 		if t != nil {
-			if err := checkFinite(path, name, t.DType, buf, at/t.DType.Size()); err != nil {
+			d, first := t.DType, at/t.DType.Size()
+			if blocks(t) {
+				d, first = Q8, at/quant.Bytes*quant.Values
+			}
+			if err := checkFinite(path, name, d, buf, first); err != nil {
 				return err
 			}
 		}
@@ -159,4 +168,9 @@ func (v *verifier) part(f *os.File, path, name string, off, n int64, sum hash.Ha
 		}
 	}
 	return nil
+}
+
+// blocks reports whether a tensor's bytes are whole blocks of Q8.
+func blocks(t *safetensors.Info) bool {
+	return len(t.Shape) == 2 && isQ8(*t, int64(t.Shape[0])*quant.Values)
 }

@@ -6,13 +6,14 @@ import (
 	"sync"
 
 	"github.com/drag-and-drop-lora/dnd/graph"
+	"github.com/drag-and-drop-lora/dnd/graph/quant"
 	"github.com/drag-and-drop-lora/dnd/graph/safetensors"
 )
 
 // Weights gives the package's tensors to an executor: "decoder/KEY" and "encoder/KEY",
-// stored as F32, F16 or BF16 and converted to what is asked for. Every value is checked
-// on its way: NaN and infinity are errors that name file, tensor and index, and so are
-// values too large for F16. It is safe for concurrent use, until p is closed.
+// stored as F32, F16, BF16 or Q8 and converted to what is asked for: F32, F16 or Q8. Every
+// value is checked on its way: NaN and infinity are errors that name file, tensor and
+// index, and so are values too large for F16. It is safe for concurrent use, until p is closed.
 func (p *Package) Weights() graph.Weights { return weights{p} }
 
 type weights struct{ p *Package }
@@ -39,7 +40,7 @@ const piece = 1 << 14
 // scratch holds the stored bytes and the values of one piece.
 type scratch struct {
 	raw    [4 * piece]byte
-	values [piece]float32
+	values [piece + quant.Values]float32
 }
 
 var scratches = sync.Pool{New: func() any { return new(scratch) }}
@@ -50,15 +51,22 @@ func (s *tensorSet) readAs(key string, d safetensors.DType, off int64, p []byte)
 	if !ok {
 		return fmt.Errorf("%s: tensor %q: %w", s.files[0].Path, clip(key), safetensors.ErrNoTensor)
 	}
-	if d != safetensors.F32 && d != safetensors.F16 || !isFloat(t.DType) {
-		return fmt.Errorf("%s: tensor %q: %s is asked for as %s: only floats are converted, to F32 or F16", f.Path, key, t.DType, d)
+	from, count := t.DType, t.Elements()
+	if n, ok := s.q8[key]; ok {
+		from, count = Q8, n
 	}
-	size := d.Size()
-	if bytes := t.Elements() * size; off < 0 || off%size != 0 || int64(len(p))%size != 0 || off > bytes || int64(len(p)) > bytes-off {
+	if d != safetensors.F32 && d != safetensors.F16 && d != Q8 || from != Q8 && !isFloat(from) {
+		return fmt.Errorf("%s: tensor %q: %s is asked for as %s: only floats are converted, to F32, F16 or Q8", f.Path, key, from, d)
+	}
+	unit, size := int64(1), d.Size()
+	if d == Q8 {
+		unit, size = quant.Values, quant.Bytes
+	}
+	if bytes := (count + unit - 1) / unit * size; off < 0 || off%size != 0 || int64(len(p))%size != 0 || off > bytes || int64(len(p)) > bytes-off {
 		return fmt.Errorf("%s: tensor %q: bytes %d+%d are asked for, as %s it has %d", f.Path, key, off, len(p), d, bytes)
 	}
-	first := off / size
-	if t.DType == d {
+	first := off / size * unit
+	if from == d {
 		if err := f.ReadRange(key, off, p); err != nil {
 			return err
 		}
@@ -66,17 +74,38 @@ func (s *tensorSet) readAs(key string, d safetensors.DType, off int64, p []byte)
 	}
 	b := scratches.Get().(*scratch)
 	defer scratches.Put(b)
-	stored := t.DType.Size()
 	for len(p) > 0 {
-		n := min(piece, len(p)/int(size))
-		raw, values := b.raw[:n*int(stored)], b.values[:n]
-		if err := f.ReadRange(key, first*stored, raw); err != nil {
+		n := min(piece-first%unit, int64(len(p))/size*unit, count-first)
+		values, err := s.values(b, f, key, from, first, n)
+		if err != nil {
 			return err
 		}
-		if err := convert(f.Path, key, t.DType, raw, d, p[:n*int(size)], values, first); err != nil {
+		out := p[:(n+unit-1)/unit*size]
+		if err := encode(f.Path, key, d, values, out, first); err != nil {
 			return err
 		}
-		p, first = p[n*int(size):], first+int64(n)
+		p, first = p[len(out):], first+n
 	}
 	return nil
+}
+
+// values reads the n values of a tensor from first on; at most piece of them.
+func (s *tensorSet) values(b *scratch, f *safetensors.File, key string, from safetensors.DType, first, n int64) ([]float32, error) {
+	lead := int64(0) // values before them, in their block
+	at, bytes := first*from.Size(), n*from.Size()
+	if from == Q8 {
+		lead = first % quant.Values
+		at, bytes = first/quant.Values*quant.Bytes, quant.Size(lead+n)
+	}
+	raw, values := b.raw[:bytes], b.values[:lead+n]
+	if err := f.ReadRange(key, at, raw); err != nil {
+		return nil, err
+	}
+	if err := checkFinite(f.Path, key, from, raw, first-lead); err != nil {
+		return nil, err
+	}
+	if err := decode(from, raw, values); err != nil {
+		return nil, err
+	}
+	return values[lead:], nil
 }

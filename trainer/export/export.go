@@ -20,7 +20,7 @@ type Options struct {
 	// checkpoints do not: a Hugging Face id, GGUF's architecture name, attention heads.
 	Model, Architecture string
 	Heads, KVHeads      int
-	// DType is the type to store all weights as, F32 or F16; F32 if empty.
+	// DType is the type to store all weights as, F32, F16 or Q8 (see generator.WriteOptions); F32 if empty.
 	DType   safetensors.DType
 	HeldOut []string // data sets kept from training, for the record
 	License string

@@ -35,7 +35,7 @@ type Options struct {
 	// The rest is for WebGPU only.
 	Device  int    // an index of gpu.List, or -1 for the best; with Auto it chooses WebGPU
 	Memory  int64  // most bytes of device memory, 0 for no bound
-	Weights string // storage type on the device: "f32" or "f16"
+	Weights string // storage type on the device: "f32", "f16" or "q8"
 }
 
 // Open opens a backend. note is told why a better one was passed over.
