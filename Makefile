@@ -27,8 +27,16 @@ help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: build
-build: ## the commands, into build/bin
+build: guest ## the commands, into build/bin, and the guest
 	$(GO) build -trimpath -o build/bin/ ./cmd/dndgen ./cmd/dndtrain
+
+.PHONY: guest
+guest:
+	GOOS=wasip1 GOARCH=wasm CGO_ENABLED=0 GOEXPERIMENT= $(GO) build -buildmode=c-shared -trimpath -ldflags='-s -w' -o build/wasm/dnd.wasm ./wasm
+
+.PHONY: wasm
+wasm: guest ## the guest for wazero and browsers, build/wasm/dnd.wasm, and its size
+	@$(GO) run ./internal/wiresize build/wasm/dnd.wasm
 
 # A task that the shipped generator was not fitted on.
 DEMO_PROMPTS := models/data/test/topic-tag.json
@@ -52,7 +60,7 @@ lint: ## gofmt, vet, staticcheck, the wasm build and the layering of packages
 		[ -z "$$unformatted" ] || { echo "gofmt: $$unformatted"; exit 1; }
 	$(GO) vet ./...
 	$(GO) run $(STATICCHECK) ./...
-	GOOS=wasip1 GOARCH=wasm CGO_ENABLED=0 GOEXPERIMENT= $(GO) build ./graph/... ./wgsl
+	GOOS=wasip1 GOARCH=wasm CGO_ENABLED=0 GOEXPERIMENT= $(GO) build -o /dev/null ./graph/... ./wgsl ./wasm
 	@outside=$$($(GO) list -deps ./graph/... ./wgsl | grep -E '/gomlx/|cogentcore/webgpu|^syscall/js$$' || true); \
 		[ -z "$$outside" ] || { echo "graph and wgsl must not import: $$outside"; exit 1; }
 

@@ -3,6 +3,7 @@ module github.com/drag-and-drop-lora/dnd
 go 1.26.5
 
 require (
+	github.com/andybalholm/brotli v1.2.8
 	github.com/cogentcore/webgpu v0.23.0
 	github.com/dlclark/regexp2 v1.11.5
 	github.com/gomlx/compute v0.1.0
@@ -11,6 +12,7 @@ require (
 	github.com/gomlx/gomlx v0.28.1
 	github.com/schollz/progressbar/v3 v3.19.1
 	github.com/spf13/pflag v1.0.10
+	github.com/tetratelabs/wazero v1.12.0
 	golang.org/x/term v0.44.0
 	golang.org/x/text v0.35.0
 	gonum.org/v1/plot v0.17.0
