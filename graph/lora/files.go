@@ -149,9 +149,7 @@ func (a *Adapter) fitsHalf() error {
 	return nil
 }
 
-// Write writes an adapter as the folder dir, whole or not at all. A folder that exists
-// is replaced only if it is empty or holds an earlier adapter by this function and
-// nothing else.
+// Write writes an adapter as the folder dir, as WriteFiles does.
 func Write(dir string, a *Adapter, o Options) error {
 	if err := CheckTarget(dir); err != nil {
 		return err
@@ -159,6 +157,21 @@ func Write(dir string, a *Adapter, o Options) error {
 	files, err := Files(a, o)
 	if err != nil {
 		return err
+	}
+	return WriteFiles(dir, files)
+}
+
+// WriteFiles writes an adapter's files as the folder dir, whole or not at all. A folder
+// that exists is replaced only if it is empty or holds an earlier adapter by this function
+// and nothing else.
+func WriteFiles(dir string, files []File) error {
+	if err := CheckTarget(dir); err != nil {
+		return err
+	}
+	for _, f := range files {
+		if !slices.Contains(own, f.Name) {
+			return fmt.Errorf("%s: %q is no file of an adapter, expected one of %q", dir, f.Name, own)
+		}
 	}
 	return atomicfile.Dir(dir, true, func(tmp string) error {
 		for _, f := range files {
@@ -170,6 +183,9 @@ func Write(dir string, a *Adapter, o Options) error {
 		return CheckTarget(dir)
 	})
 }
+
+// own are the names of all files that an adapter can have.
+var own = []string{ConfigName, WeightsName, GGUFName, InfoName}
 
 // CheckTarget says whether Write may make the folder dir: a caller asks before it
 // begins long work. A missing folder is fine.
@@ -188,7 +204,6 @@ func CheckTarget(dir string) error {
 	if err != nil || len(entries) == 0 {
 		return err
 	}
-	own := []string{ConfigName, WeightsName, GGUFName, InfoName}
 	for _, e := range entries {
 		if !e.Type().IsRegular() || !slices.Contains(own, e.Name()) {
 			return fmt.Errorf("%s holds %s, which is no file of an adapter made here: choose another folder or remove it", dir, e.Name())

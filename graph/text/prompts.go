@@ -26,26 +26,36 @@ const MaxPromptFile = 256 << 20
 // JSON file lacks it, all are read as conversations[0].value (reference a.1). Errors are
 // one line and name the file, and the line or the record.
 func ReadPrompts(path string, stdin io.Reader, field string) ([]string, error) {
-	name, r := path, stdin
-	if path == "-" {
-		name = "standard input"
-	} else {
-		f, err := os.Open(path)
-		if err != nil {
-			return nil, err
-		}
-		defer f.Close()
-		r = f
-	}
-	raw, err := io.ReadAll(io.LimitReader(r, MaxPromptFile+1))
+	raw, name, err := ReadPromptFile(path, stdin)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", name, err)
+		return nil, err
 	}
 	prompts, err := ParsePrompts(raw, strings.ToLower(filepath.Ext(path)), field)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
 	return prompts, nil
+}
+
+// ReadPromptFile reads the bytes of a prompt file, of standard input if path is "-". name
+// is what to call it in errors.
+func ReadPromptFile(path string, stdin io.Reader) (raw []byte, name string, err error) {
+	name, r := path, stdin
+	if path == "-" {
+		name = "standard input"
+	} else {
+		f, err := os.Open(path)
+		if err != nil {
+			return nil, name, err
+		}
+		defer f.Close()
+		r = f
+	}
+	raw, err = io.ReadAll(io.LimitReader(r, MaxPromptFile+1))
+	if err != nil {
+		return nil, name, fmt.Errorf("%s: %w", name, err)
+	}
+	return raw, name, nil
 }
 
 // ParsePrompts is ReadPrompts of a file's contents; format is its extension, with the
