@@ -169,7 +169,7 @@ func WriteFiles(dir string, files []File) error {
 		return err
 	}
 	for _, f := range files {
-		if !slices.Contains(own, f.Name) {
+		if !FileName(f.Name) {
 			return fmt.Errorf("%s: %q is no file of an adapter, expected one of %q", dir, f.Name, own)
 		}
 	}
@@ -186,6 +186,9 @@ func WriteFiles(dir string, files []File) error {
 
 // own are the names of all files that an adapter can have.
 var own = []string{ConfigName, WeightsName, GGUFName, InfoName}
+
+// FileName says whether a file of an adapter can have this name.
+func FileName(name string) bool { return slices.Contains(own, name) }
 
 // CheckTarget says whether Write may make the folder dir: a caller asks before it
 // begins long work. A missing folder is fine.
@@ -205,7 +208,7 @@ func CheckTarget(dir string) error {
 		return err
 	}
 	for _, e := range entries {
-		if !e.Type().IsRegular() || !slices.Contains(own, e.Name()) {
+		if !e.Type().IsRegular() || !FileName(e.Name()) {
 			return fmt.Errorf("%s holds %s, which is no file of an adapter made here: choose another folder or remove it", dir, e.Name())
 		}
 	}
