@@ -8,30 +8,30 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"strings"
 	"time"
 
 	"github.com/spf13/pflag"
 
+	"github.com/drag-and-drop-lora/dnd/cmd/internal/backends"
 	"github.com/drag-and-drop-lora/dnd/cmd/internal/cli"
 	"github.com/drag-and-drop-lora/dnd/graph"
 	"github.com/drag-and-drop-lora/dnd/graph/atomicfile"
 	"github.com/drag-and-drop-lora/dnd/graph/generator"
 	"github.com/drag-and-drop-lora/dnd/graph/lora"
 	"github.com/drag-and-drop-lora/dnd/graph/text"
+	"github.com/drag-and-drop-lora/dnd/host"
 )
 
 // stdin is what --prompts - reads.
 var stdin io.Reader = os.Stdin
 
-// defaultGenerator is the package that comes with dnd, beside the working directory's
-// files or those of the executable's folder.
+// defaultGenerator is the package that comes with dnd.
 const defaultGenerator = "models/default"
 
-// openGenerator opens a package, the default one if dir is "".
-func openGenerator(dir string) (*generator.Package, error) {
-	if dir != "" {
-		return generator.Open(dir)
-	}
+// find looks for files that come with dnd: beside the working directory's files or those
+// of the executable's folder.
+func find(names ...string) (path string, ok bool) {
 	places := []string{"."}
 	if exe, err := os.Executable(); err == nil {
 		for _, up := range []string{".", "..", "../.."} { // build/bin is two below
@@ -39,10 +39,23 @@ func openGenerator(dir string) (*generator.Package, error) {
 		}
 	}
 	for _, place := range places {
-		dir := filepath.Join(place, filepath.FromSlash(defaultGenerator))
-		if _, err := os.Stat(filepath.Join(dir, generator.ManifestName)); err == nil {
-			return generator.Open(dir)
+		for _, name := range names {
+			path := filepath.Join(place, filepath.FromSlash(name))
+			if _, err := os.Stat(path); err == nil {
+				return path, true
+			}
 		}
+	}
+	return "", false
+}
+
+// openGenerator opens a package, the default one if dir is "".
+func openGenerator(dir string) (*generator.Package, error) {
+	if dir != "" {
+		return generator.Open(dir)
+	}
+	if path, ok := find(defaultGenerator + "/" + generator.ManifestName); ok {
+		return generator.Open(filepath.Dir(path))
 	}
 	return nil, fmt.Errorf("%s was not found here or beside the program: %w: name a generator with --generator", defaultGenerator, fs.ErrNotExist)
 }
@@ -81,11 +94,16 @@ func generate(flags *pflag.FlagSet) cli.Run {
 	draws := flags.Int("draws", 1, "adapters to make, each from other prompts of the file, as draw-0, draw-1, ...")
 	seed := flags.Int64("seed", 0, "seed of the choice of prompts")
 	b := addBackendFlags(flags)
+	where := flags.String("host", native, "where prompts, Program and adapter are worked on: native, or wazero, the sandboxed guest (--backend webgpu)")
+	wasm := flags.String("guest", "", "the guest for --host wazero (default: the dnd.wasm that comes with dnd)")
 	return func(ctx context.Context, e *cli.Env, _ []string) error {
 		if err := cli.Required(flags, "prompts", "out"); err != nil {
 			return err
 		}
 		if err := cli.OneOf("format", *format, lora.PEFT, lora.GGUF); err != nil {
+			return err
+		}
+		if err := checkHost(*where, *wasm, b); err != nil {
 			return err
 		}
 		if *draws < 1 || *draws > 1000 {
@@ -97,9 +115,13 @@ func generate(flags *pflag.FlagSet) cli.Run {
 		if err := checkOut(*out, *draws); err != nil {
 			return err
 		}
-		list, err := readPrompts(*prompts, *field)
+		raw, name, err := text.ReadPromptFile(*prompts, stdin)
 		if err != nil {
 			return err
+		}
+		list, err := text.ParsePrompts(raw, strings.ToLower(filepath.Ext(*prompts)), *field)
+		if err != nil {
+			return fmt.Errorf("%s: %w", name, err)
 		}
 		p, err := openGenerator(*dir)
 		if err != nil {
@@ -109,26 +131,39 @@ func generate(flags *pflag.FlagSet) cli.Run {
 		if err := p.Manifest.Complete(); err != nil {
 			return err
 		}
-		tokenizer, err := p.Tokenizer()
-		if err != nil {
-			return err
-		}
-		r, err := b.open(e)
-		if err != nil {
-			return err
-		}
-		defer r.Close()
-		job := &generation{
-			e: e, p: p, runner: r, tokenizer: tokenizer, prompts: list, seed: *seed, watch: stopwatch{e: e},
+		g := &generation{
+			e: e, p: p, prompts: list, watch: stopwatch{e: e},
 			options: lora.Options{Format: *format, Provenance: lora.Provenance{
-				Tool: tool(), Generator: p.Manifest.Name, GeneratorSHA256: p.SHA256, PromptsSHA256: text.Hash(list),
-				Seed: *seed, Backend: r.Name() + ", " + r.Device(),
+				Tool: tool(), Generator: p.Manifest.Name, GeneratorSHA256: p.SHA256, PromptsSHA256: text.Hash(list), Seed: *seed,
 			}},
 		}
-		if err := job.run(ctx, *out, *draws); err != nil {
+		if *where == wazero {
+			h, err := openHost(ctx, e, *wasm, b)
+			if err != nil {
+				return err
+			}
+			defer h.Close()
+			g.use(h.device, backends.WebGPU)
+			file := ""
+			if *prompts != "-" {
+				file = filepath.Base(*prompts)
+			}
+			g.adapter = func(ctx context.Context, draw int) ([]lora.File, []layerNorm, error) {
+				return h.adapter(ctx, g, host.Request{Prompts: raw, Name: file, Field: *field, Seed: *seed, Draw: draw})
+			}
+		} else {
+			n, err := openNative(e, p, b)
+			if err != nil {
+				return err
+			}
+			defer n.runner.Close()
+			g.use(n.runner.Device(), n.runner.Name())
+			g.adapter = func(ctx context.Context, draw int) ([]lora.File, []layerNorm, error) { return n.adapter(ctx, g, draw) }
+		}
+		if err := g.run(ctx, *out, *draws); err != nil {
 			return err
 		}
-		return job.result.print(e)
+		return g.result.print(e)
 	}
 }
 
@@ -145,24 +180,28 @@ func checkOut(out string, draws int) error {
 
 // generation is one call of generate.
 type generation struct {
-	e         *cli.Env
-	p         *generator.Package
-	runner    generator.Runner
-	tokenizer *text.Tokenizer
-	prompts   []string
-	seed      int64
-	options   lora.Options
-	watch     stopwatch
-	result    generated
+	e       *cli.Env
+	p       *generator.Package
+	prompts []string
+	options lora.Options
+	watch   stopwatch
+	result  generated
+	// adapter makes the adapter of a draw: its files, and its layers' norms.
+	adapter func(ctx context.Context, draw int) ([]lora.File, []layerNorm, error)
+}
+
+// use notes what computes.
+func (g *generation) use(device, backend string) {
+	g.result.Device, g.result.Backend = device, backend
+	g.options.Provenance.Backend = backend + ", " + device
 }
 
 func (g *generation) run(ctx context.Context, out string, draws int) error {
 	m := &g.p.Manifest
-	g.result = generated{
-		Out: out, Generator: m.Name, Prompts: len(g.prompts), Texts: m.Condition.Texts, Backend: g.runner.Name(), Device: g.runner.Device(),
-		Model: m.Base.Model, Rank: m.Base.Rank, Alpha: m.Base.Alpha, Tokens: m.Decoder.Output(),
-		Tensors: 2 * len(m.Base.Targets), Values: g.p.Summary().BaseValues,
-	}
+	r := &g.result
+	r.Out, r.Generator, r.Prompts, r.Texts = out, m.Name, len(g.prompts), m.Condition.Texts
+	r.Model, r.Rank, r.Alpha, r.Tokens = m.Base.Model, m.Base.Rank, m.Base.Alpha, m.Decoder.Output()
+	r.Tensors, r.Values = 2*len(m.Base.Targets), g.p.Summary().BaseValues
 	if len(g.prompts) < m.Condition.Texts {
 		g.e.Message("note: %d prompts for the generator's %d places: they are repeated", len(g.prompts), m.Condition.Texts)
 	}
@@ -180,60 +219,86 @@ func (g *generation) run(ctx context.Context, out string, draws int) error {
 			return nil
 		})
 	}
-	g.result.Stages = g.watch.Stages
+	r.Stages = g.watch.Stages
 	return err
 }
 
 // draw makes one adapter in dir, whose final place is shown.
 func (g *generation) draw(ctx context.Context, index int, dir, shown string) error {
-	m := &g.p.Manifest
-	texts, _ := text.Draw(g.prompts, m.Condition.Texts, g.seed, index)
-	batch, err := g.tokenizer.Encode(texts, m.Condition.Length)
-	if err != nil {
-		return err
-	}
-	var values []float32
-	err = g.watch.time("encode", func(report func(graph.Progress)) (err error) {
-		values, err = g.runner.Encode(ctx, g.p, batch, report)
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	err = g.watch.time("decode", func(report func(graph.Progress)) (err error) {
-		values, err = g.runner.Decode(ctx, g.p, values, 1, report)
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	begin := time.Now()
-	adapter, err := generator.Finish(m, values)
+	files, layers, err := g.adapter(ctx, index)
 	if err != nil {
 		return err
 	}
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	g.options.Provenance.Draw = index
-	if err := lora.Write(dir, adapter, g.options); err != nil {
+	begin := time.Now()
+	if err := lora.WriteFiles(dir, files); err != nil {
 		return err
 	}
 	g.watch.add("write", time.Since(begin))
-	d := draw{Dir: shown}
-	if d.Layers, err = norms(adapter); err != nil {
-		return err
-	}
-	info, err := lora.ReadInfo(dir)
-	if err != nil {
-		return err
-	}
-	for _, f := range info.Files {
+	d := draw{Dir: shown, Layers: layers}
+	for _, f := range files {
 		d.Files = append(d.Files, f.Name)
 	}
-	d.Files = append(d.Files, lora.InfoName)
 	g.result.Draws = append(g.result.Draws, d)
 	return nil
+}
+
+// inProcess makes adapters with this program's own packages.
+type inProcess struct {
+	runner    generator.Runner
+	tokenizer *text.Tokenizer
+}
+
+func openNative(e *cli.Env, p *generator.Package, b *backendFlags) (*inProcess, error) {
+	tokenizer, err := p.Tokenizer()
+	if err != nil {
+		return nil, err
+	}
+	r, err := b.open(e)
+	if err != nil {
+		return nil, err
+	}
+	return &inProcess{r, tokenizer}, nil
+}
+
+func (n *inProcess) adapter(ctx context.Context, g *generation, index int) ([]lora.File, []layerNorm, error) {
+	m := &g.p.Manifest
+	texts, _ := text.Draw(g.prompts, m.Condition.Texts, g.options.Provenance.Seed, index)
+	batch, err := n.tokenizer.Encode(texts, m.Condition.Length)
+	if err != nil {
+		return nil, nil, err
+	}
+	var values []float32
+	err = g.watch.time("encode", func(report func(graph.Progress)) (err error) {
+		values, err = n.runner.Encode(ctx, g.p, batch, report)
+		return err
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	err = g.watch.time("decode", func(report func(graph.Progress)) (err error) {
+		values, err = n.runner.Decode(ctx, g.p, values, 1, report)
+		return err
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	begin := time.Now()
+	adapter, err := generator.Finish(m, values)
+	if err != nil {
+		return nil, nil, err
+	}
+	o := g.options
+	o.Provenance.Draw = index
+	files, err := lora.Files(adapter, o)
+	if err != nil {
+		return nil, nil, err
+	}
+	layers, err := norms(adapter)
+	g.watch.add("finish", time.Since(begin))
+	return files, layers, err
 }
 
 func (g *generated) print(e *cli.Env) error {

@@ -65,13 +65,21 @@ func Open(o Options, note func(string)) (generator.Runner, error) {
 }
 
 func openWebGPU(o Options) (generator.Runner, error) {
-	d, err := gpu.Open(gpu.Options{Device: o.Device, MemoryBudget: o.Memory})
+	d, name, err := OpenDevice(o)
 	if err != nil {
 		return nil, err
 	}
-	info := d.Info()
-	name := fmt.Sprintf("%s (%s, %s)", info.Name, info.Backend, info.Type)
 	return generator.NewRunner(d, WebGPU, name, strings.ToUpper(o.Weights), d.Close), nil
+}
+
+// OpenDevice opens a WebGPU device for callers that run Programs on it themselves. name
+// says which it is.
+func OpenDevice(o Options) (d *gpu.Device, name string, err error) {
+	if d, err = gpu.Open(gpu.Options{Device: o.Device, MemoryBudget: o.Memory}); err != nil {
+		return nil, "", err
+	}
+	info := d.Info()
+	return d, fmt.Sprintf("%s (%s, %s)", info.Name, info.Backend, info.Type), nil
 }
 
 func openGoMLX(name string, note func(string)) (generator.Runner, error) {
