@@ -10,6 +10,7 @@ func main() {
 		{Name: "decode", Short: "turn a condition into weight tokens", Setup: decode},
 		{Name: "import", Short: "make a generator package of an official checkpoint", Setup: importCheckpoint},
 		{Name: "madeup", Short: "make a generator package with made-up weights, to measure with", Setup: madeUp},
+		{Name: "serve", Short: "the page, on this machine: the same in a browser", Setup: serve},
 		{Name: "devices", Short: "the WebGPU devices of this machine", Setup: devices},
 		{Name: "inspect", Args: "PATH", Short: "what a generator, an adapter, a safetensors or a GGUF file holds", Setup: inspect},
 		{Name: "verify", Args: "PATH", Short: "check a file or folder, checksums included", Setup: verify},

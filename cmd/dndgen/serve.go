@@ -1,0 +1,145 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"time"
+
+	"github.com/spf13/pflag"
+
+	"github.com/drag-and-drop-lora/dnd/cmd/internal/cli"
+	"github.com/drag-and-drop-lora/dnd/internal/site"
+)
+
+// pageName is the page's first file in the folder that comes with dnd.
+const pageName = "web/dist/index.html"
+
+// lastAnswers is how long answers under way may take after Ctrl-C.
+const lastAnswers = 400 * time.Millisecond
+
+// served is what serve prints when it is ready.
+type served struct {
+	URL       string `json:"url"`
+	Generator string `json:"generator"`
+	Base      string `json:"base,omitempty"` // the base model's path on the server
+}
+
+func serve(flags *pflag.FlagSet) cli.Run {
+	dir := flags.String("generator", "", "generator package (default: the one that comes with dnd)")
+	page := flags.String("web", "", "folder of the page (default: the one that comes with dnd)")
+	guest := flags.String("guest", "", "the guest (default: dnd.wasm of the page's folder, or the one that comes with dnd)")
+	base := flags.String("base", "", "base model as GGUF, for the page to try an adapter with")
+	listen := flags.String("listen", "localhost:8737", "address on this machine; port 0 is any that is free")
+	connect := flags.StringSlice("connect", nil, "other origins that the page may load generators from, as https://example.org")
+	browser := flags.Bool("open", true, "open the page in a browser")
+	return func(ctx context.Context, e *cli.Env, _ []string) error {
+		if host, _, err := net.SplitHostPort(*listen); err != nil || !site.Local(host) {
+			return cli.Usagef("--listen %s: expected localhost and a port, as localhost:8737: the page is for this machine alone", *listen)
+		}
+		for _, origin := range *connect {
+			if u, err := url.Parse(origin); err != nil || u.Scheme != "https" || u.Host == "" || origin != "https://"+u.Host {
+				return cli.Usagef("--connect %s: expected an origin, as https://example.org", origin)
+			}
+		}
+		o := site.Options{Page: *page, Guest: *guest, Base: *base, Connect: *connect}
+		if o.Page == "" {
+			index, ok := find(pageName)
+			if !ok {
+				return fmt.Errorf("%s was not found here or beside the program: %w: make it with make web, or name its folder with --web", pageName, fs.ErrNotExist)
+			}
+			o.Page = filepath.Dir(index)
+		}
+		if o.Guest == "" {
+			if _, err := os.Stat(filepath.Join(o.Page, "dnd.wasm")); err != nil {
+				o.Guest, _ = find(guestNames...)
+			}
+		}
+		p, err := openGenerator(*dir)
+		if err != nil {
+			return err
+		}
+		defer p.Close()
+		o.Generator = p
+		s, err := site.New(o)
+		if err != nil {
+			return err
+		}
+		listener, err := net.Listen("tcp", *listen)
+		if err != nil {
+			return fmt.Errorf("--listen %s: %w", *listen, err)
+		}
+		host, _, _ := net.SplitHostPort(*listen)
+		_, port, _ := net.SplitHostPort(listener.Addr().String())
+		result := served{URL: "http://" + net.JoinHostPort(host, port) + "/", Generator: p.Manifest.Name}
+		if *base != "" {
+			result.Base = site.BaseURL(*base)
+		}
+		if err := e.Result(result, func(w io.Writer) {
+			fmt.Fprintf(w, "%s serves generator %s; Ctrl-C ends it\n", result.URL, result.Generator)
+		}); err != nil {
+			return errors.Join(err, listener.Close())
+		}
+		if *browser {
+			if err := openBrowser(result.URL); err != nil {
+				e.Message("note: no browser could be opened (%v): open %s", err, result.URL)
+			}
+		}
+		return serveUntil(ctx, e, listener, s)
+	}
+}
+
+// serveUntil serves until ctx is done, and lets answers under way end.
+func serveUntil(ctx context.Context, e *cli.Env, listener net.Listener, handler http.Handler) error {
+	server := &http.Server{
+		Handler: handler, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 1 << 16,
+		ErrorLog: log.New(messages{e}, "", 0),
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- server.Serve(listener) }()
+	select {
+	case err := <-ended:
+		return err
+	case <-ctx.Done():
+	}
+	soon, cancel := context.WithTimeout(context.Background(), lastAnswers)
+	defer cancel()
+	if err := server.Shutdown(soon); err != nil {
+		return server.Close()
+	}
+	return nil
+}
+
+// messages is a log that tells a person.
+type messages struct{ e *cli.Env }
+
+func (m messages) Write(p []byte) (int, error) {
+	m.e.Message("%s", oneLine(string(p), 200))
+	return len(p), nil
+}
+
+func openBrowser(url string) error {
+	name, args := "xdg-open", []string{url}
+	switch runtime.GOOS {
+	case "darwin":
+		name = "open"
+	case "windows":
+		name, args = "rundll32", []string{"url.dll,FileProtocolHandler", url}
+	}
+	cmd := exec.Command(name, args...)
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	go cmd.Wait()
+	return nil
+}
