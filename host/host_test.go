@@ -54,7 +54,9 @@ func start(t testing.TB, o host.Options) *host.Host {
 	if o.Executor == nil {
 		o.Executor = &pretender{}
 	}
-	o.CacheDir = cacheDir
+	if o.CacheDir == "" {
+		o.CacheDir = cacheDir
+	}
 	h, err := host.New(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)
@@ -267,5 +269,57 @@ func TestBadRequests(t *testing.T) {
 	}
 	if _, err := h.Generate(t.Context(), p, good); err == nil || !strings.Contains(err.Error(), "closed") {
 		t.Errorf("after Close: error %v", err)
+	}
+}
+
+// The compiled guest is kept, and a damaged cache costs time only.
+func TestCache(t *testing.T) {
+	p := madeup.Open(t)
+	// A guest that is compiled in no time, so that a file is all that tells.
+	wasm := scripted(t, honest(t, p)).assemble()
+	dir := t.TempDir()
+	files := func() (list []string) {
+		filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
+			if err == nil && d.Type().IsRegular() {
+				list = append(list, path)
+			}
+			return err
+		})
+		return list
+	}
+	for i, damage := range []func(raw []byte) []byte{
+		nil,
+		func(raw []byte) []byte { return raw },
+		func(raw []byte) []byte { return raw[:len(raw)/2] },
+		func(raw []byte) []byte { raw[len(raw)/2] ^= 0xff; return raw },
+		func(raw []byte) []byte { return nil },
+	} {
+		if damage != nil {
+			list := files()
+			if len(list) != 1 {
+				t.Fatalf("cache files %q, want one", list)
+			}
+			raw, err := os.ReadFile(list[0])
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(list[0], damage(raw), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		h := start(t, host.Options{Guest: wasm, CacheDir: dir})
+		if _, err := h.Generate(t.Context(), p, small); err != nil {
+			t.Errorf("run %d: %v", i, err)
+		}
+		if err := h.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := host.New(t.Context(), host.Options{Guest: wasm, Executor: &pretender{}, CacheDir: file}); err == nil {
+		t.Error("a file was taken as cache folder")
 	}
 }

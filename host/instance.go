@@ -28,6 +28,7 @@ var exports = []struct {
 	name            string
 	params, results []api.ValueType
 }{
+	{"_initialize", nil, nil},
 	{"abi_version", nil, []api.ValueType{api.ValueTypeI32}},
 	{"alloc", []api.ValueType{api.ValueTypeI32}, []api.ValueType{api.ValueTypeI32}},
 	{"free", []api.ValueType{api.ValueTypeI32}, nil},
@@ -176,7 +177,9 @@ func (g *instance) failed(ctx context.Context, name string, err error) error {
 		return fmt.Errorf("host: the guest was stopped in %s: %w", name, ctx.Err())
 	}
 	text := firstLine(err.Error())
-	if said := strings.TrimSpace(string(g.stderr)); said != "" {
+	// Go says what is wrong, then, behind a blank line, where every goroutine is.
+	said, _, _ := strings.Cut(string(g.stderr), "\n\n")
+	if said = guest.Line(said); said != "" {
 		text += ": " + said
 	}
 	return fmt.Errorf("host: the guest trapped in %s: %s", name, text)

@@ -96,9 +96,8 @@ func Finish(message []byte) []byte { return answer(finish, message) }
 
 // Failed is the message of a call that failed.
 func Failed(err error) []byte {
-	text := err.Error()
 	// A message of one part that is short cannot be refused.
-	raw, _ := Message{{PartError, []byte(text[:min(len(text), 1<<16)])}}.Encode()
+	raw, _ := Message{{PartError, []byte(Line(err.Error()))}}.Encode()
 	return raw
 }
 

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
+	"unicode"
 	"unicode/utf8"
 )
 
@@ -104,9 +106,19 @@ func (m Message) Get(name string) (data []byte, ok bool) {
 // Err is the error that a guest answered with, nil if it answered.
 func (m Message) Err() error {
 	if text, ok := m.Get(PartError); ok {
-		return errors.New(string(text))
+		return errors.New(Line(string(text)))
 	}
 	return nil
+}
+
+// maxLine bounds what a guest says when something failed, in bytes.
+const maxLine = 1 << 12
+
+// Line is text of any origin as one line that can be printed anywhere: without control
+// characters, white space made single spaces, cut if it is long.
+func Line(text string) string {
+	text = strings.ToValidUTF8(text[:min(len(text), maxLine)], "\ufffd")
+	return strings.Join(strings.FieldsFunc(text, func(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) }), " ")
 }
 
 // field reads a length and as many bytes.
