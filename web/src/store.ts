@@ -1,0 +1,252 @@
+// Brings a generator's files here: from a static server in ranges, resumed after a cut
+// connection, each checked against the SHA-256 that generator.json gives; or from a folder
+// that the user chose. What is cached is checked again before it is used.
+
+import { sha256 } from "@noble/hashes/sha2.js";
+import { bytesToHex } from "@noble/hashes/utils.js";
+
+import { type Cache, openCache } from "./cache";
+import type { Files } from "./weights";
+
+/** The part of generator.json that a page reads itself; the guest checks all of it. */
+export interface Manifest {
+  name: string;
+  base?: { model: string; rank: number; alpha: number };
+  condition: { texts: number; length: number };
+  encoder?: { id: string; dir: string };
+  provenance: { data_sets?: string[]; held_out?: string[]; license?: string };
+  files: { path: string; bytes: number; sha256: string }[];
+}
+
+/** Where a generator is: a URL of its folder, or the files of a folder. */
+export type Place = string | File[];
+
+export interface DownloadProgress {
+  path: string;
+  done: number; // bytes, of all files
+  total: number;
+  secondsLeft?: number;
+}
+
+/** An opened generator: its manifest, and its files in reach. */
+export interface Package extends Files {
+  raw: Uint8Array; // generator.json
+  manifest: Manifest;
+}
+
+const maxManifest = 4 << 20;
+const maxFiles = 1000;
+const pieceBytes = 4 << 20;
+const attempts = 5;
+// Larger files are checked when they arrive and trusted afterwards: hashing them anew would
+// take longer than using them.
+const maxCheck = 512 << 20;
+
+/** Opens a generator. */
+export async function open(place: Place, signal: AbortSignal, report: (p: DownloadProgress) => void): Promise<Package> {
+  return typeof place === "string" ? fromURL(place, signal, report) : fromFolder(place, signal, report);
+}
+
+function parse(raw: Uint8Array, where: string): Manifest {
+  let m: Manifest;
+  try {
+    m = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(raw)) as Manifest;
+  } catch (err) {
+    throw new Error(`${where} is no generator.json: ${(err as Error).message}`);
+  }
+  const ok = Array.isArray(m?.files) && m.files.length <= maxFiles && m.files.every((f) => typeof f?.path === "string" && !/(^|\/)\.\.?(\/|$)|^\/|[\\:?#]/.test(f.path) &&
+    Number.isSafeInteger(f.bytes) && f.bytes >= 0 && /^[0-9a-f]{64}$/.test(f.sha256));
+  if (!ok || typeof m.name !== "string") throw new Error(`${where}: name or the list of files is missing or malformed`);
+  return m;
+}
+
+async function fromURL(place: string, signal: AbortSignal, report: (p: DownloadProgress) => void): Promise<Package> {
+  const root = new URL(place.endsWith("/") ? place : `${place}/`, self.location.href);
+  const url = new URL("generator.json", root);
+  const response = await fetch(url, { signal, cache: "no-cache" }).catch((err: Error) => {
+    signal.throwIfAborted();
+    throw new Error(`${url} could not be loaded: ${err.message}`);
+  });
+  if (!response.ok) throw new Error(`${url}: the server answered ${response.status} ${response.statusText}`);
+  const raw = await bounded(response, maxManifest, `${url}`);
+  const manifest = parse(raw, `${url}`);
+  const cache = await openCache();
+  const total = manifest.files.reduce((n, f) => n + f.bytes, 0);
+  const pace = new Pace(total, report);
+  for (const f of manifest.files) {
+    // One tab at a time works on a file; another then finds it in the cache.
+    await navigator.locks.request(`dnd-${f.sha256}`, { signal }, () => bring(cache, new URL(f.path.split("/").map(encodeURIComponent).join("/"), root), f, signal, pace));
+    pace.file(f.bytes);
+  }
+  const sizes = new Map(manifest.files.map((f) => [f.path, f]));
+  return {
+    raw,
+    manifest,
+    size: (path) => sizes.get(path)?.bytes ?? 0,
+    read: (path, offset, length) => {
+      const f = sizes.get(path);
+      if (!f) throw new Error(`generator.json does not list ${path}`);
+      return cache.read(f.sha256, offset, length);
+    },
+  };
+}
+
+/** Has a file in the cache, whole and checked. */
+async function bring(cache: Cache, url: URL, f: Manifest["files"][number], signal: AbortSignal, pace: Pace): Promise<void> {
+  const have = await cache.size(f.sha256);
+  if (have === f.bytes) {
+    pace.at(f.path, have, false);
+    if (f.bytes > maxCheck || (await hash(cache, f.sha256, have, signal)) === f.sha256) return;
+  }
+  if (have >= f.bytes) await cache.remove(f.sha256); // damaged in the cache
+  let known = await cache.size(f.sha256);
+  for (let failures = 0; ; ) {
+    try {
+      await download(cache, url, f, signal, pace);
+      break;
+    } catch (err) {
+      signal.throwIfAborted();
+      const now = await cache.size(f.sha256);
+      failures = now > known ? 1 : failures + 1; // what got further may go on
+      known = now;
+      if (failures >= attempts || err instanceof Refused || (err as Error).name === "QuotaExceededError") throw err;
+      await new Promise((done) => setTimeout(done, 200 * 2 ** failures));
+    }
+  }
+  if ((await hash(cache, f.sha256, f.bytes, signal)) !== f.sha256) {
+    await cache.remove(f.sha256);
+    throw new Refused(`${url}: what was downloaded is not the file that generator.json describes (its SHA-256 differs)`);
+  }
+}
+
+/** An answer that trying again does not change. */
+class Refused extends Error {}
+
+/** Downloads what is missing at the end of a file. */
+async function download(cache: Cache, url: URL, f: Manifest["files"][number], signal: AbortSignal, pace: Pace): Promise<void> {
+  let at = await cache.size(f.sha256);
+  if (f.bytes === 0) return cache.append(f.sha256, new Uint8Array(0));
+  if (at === f.bytes) return;
+  const response = await fetch(url, { signal, cache: "no-store", headers: at > 0 ? { Range: `bytes=${at}-` } : {} });
+  if (at > 0 && response.status === 200) {
+    await cache.remove(f.sha256); // a server that knows no ranges
+    at = 0;
+  } else if (response.status !== (at > 0 ? 206 : 200)) {
+    const message = `${url}: the server answered ${response.status} ${response.statusText}`;
+    throw response.status >= 500 ? new Error(message) : new Refused(message);
+  }
+  const reader = response.body!.getReader();
+  const piece = new Uint8Array(pieceBytes);
+  let filled = 0;
+  const flush = async (): Promise<void> => {
+    if (filled > 0) await cache.append(f.sha256, piece.subarray(0, filled));
+    filled = 0;
+  };
+  try {
+    for (;;) {
+      const { done, value } = await reader.read();
+      if (done) break;
+      at += value.length;
+      if (at > f.bytes) {
+        filled = 0;
+        await cache.remove(f.sha256);
+        throw new Refused(`${url}: more than the ${f.bytes} bytes that generator.json says`);
+      }
+      for (let from = 0; from < value.length; ) {
+        const n = Math.min(value.length - from, pieceBytes - filled);
+        piece.set(value.subarray(from, from + n), filled);
+        filled += n;
+        from += n;
+        if (filled === pieceBytes) await flush();
+      }
+      pace.at(f.path, at, true);
+    }
+  } finally {
+    await reader.cancel().catch(() => undefined);
+    await flush(); // a cut or cancelled download goes on from here
+  }
+  if (at < f.bytes) throw new Error(`${url}: the connection ended after ${at} of ${f.bytes} bytes`);
+}
+
+async function hash(cache: Cache, name: string, size: number, signal: AbortSignal): Promise<string> {
+  return digest((offset, n) => cache.read(name, offset, n), size, signal);
+}
+
+async function digest(read: (offset: number, n: number) => Promise<Uint8Array>, size: number, signal: AbortSignal): Promise<string> {
+  if (crypto.subtle && size <= 64 << 20) {
+    return bytesToHex(new Uint8Array(await crypto.subtle.digest("SHA-256", (await read(0, size)) as Uint8Array<ArrayBuffer>)));
+  }
+  const h = sha256.create();
+  for (let at = 0; at < size; at += pieceBytes) {
+    signal.throwIfAborted();
+    h.update(await read(at, Math.min(pieceBytes, size - at)));
+  }
+  return bytesToHex(h.digest());
+}
+
+async function fromFolder(list: File[], signal: AbortSignal, report: (p: DownloadProgress) => void): Promise<Package> {
+  const top = list.find((f) => /(^|\/)generator\.json$/.test(f.webkitRelativePath || f.name));
+  if (!top) throw new Error("the folder has no generator.json");
+  if (top.size > maxManifest) throw new Error(`generator.json has ${top.size} bytes, expected at most ${maxManifest}`);
+  const prefix = (top.webkitRelativePath || top.name).replace(/generator\.json$/, "");
+  const raw = new Uint8Array(await top.arrayBuffer());
+  const manifest = parse(raw, "generator.json");
+  const files = new Map(list.map((f) => [(f.webkitRelativePath || f.name).slice(prefix.length), f]));
+  const read = async (path: string, offset: number, n: number): Promise<Uint8Array> => new Uint8Array(await files.get(path)!.slice(offset, offset + n).arrayBuffer());
+  const pace = new Pace(manifest.files.reduce((n, f) => n + f.bytes, 0), report);
+  for (const f of manifest.files) {
+    const file = files.get(f.path);
+    if (!file) throw new Error(`the folder has no ${f.path}, which generator.json lists`);
+    if (file.size !== f.bytes || (await digest((o, n) => read(f.path, o, n), f.bytes, signal)) !== f.sha256) throw new Error(`${f.path} is damaged: it differs from what generator.json says`);
+    pace.file(f.bytes);
+  }
+  return { raw, manifest, size: (path) => files.get(path)?.size ?? 0, read };
+}
+
+async function bounded(response: Response, limit: number, where: string): Promise<Uint8Array> {
+  const parts: Uint8Array[] = [];
+  let n = 0;
+  const reader = response.body!.getReader();
+  for (;;) {
+    const { done, value } = await reader.read();
+    if (done) break;
+    n += value.length;
+    if (n > limit) {
+      await reader.cancel().catch(() => undefined);
+      throw new Error(`${where}: more than ${limit} bytes, expected a small file`);
+    }
+    parts.push(value);
+  }
+  const out = new Uint8Array(n);
+  let at = 0;
+  for (const p of parts) {
+    out.set(p, at);
+    at += p.length;
+  }
+  return out;
+}
+
+/** Counts bytes, and guesses the time left from those that came over the network. */
+class Pace {
+  private readonly started = performance.now();
+  private before = 0; // of finished files
+  private came = 0;
+  private last = 0;
+
+  constructor(private readonly total: number, private readonly report: (p: DownloadProgress) => void) {}
+
+  at(path: string, bytes: number, network: boolean): void {
+    const done = this.before + bytes;
+    if (network) this.came += Math.max(0, done - Math.max(this.last, this.before));
+    this.last = done;
+    const seconds = (performance.now() - this.started) / 1000;
+    const left = this.came > 0 && seconds > 0.5 ? { secondsLeft: ((this.total - done) / this.came) * seconds } : {};
+    this.report({ path, done, total: this.total, ...left });
+  }
+
+  file(bytes: number): void {
+    this.before += bytes;
+    this.last = this.before;
+    this.report({ path: "", done: this.before, total: this.total });
+  }
+}

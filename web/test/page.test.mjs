@@ -1,0 +1,224 @@
+// The page in a real browser: Chromium, headless, with WebGPU on SwiftShader, a software
+// device. What it generates is compared with what dndgen generates natively.
+//
+//	npm test        wants build/web (make web), build/bin/dndgen and Chromium
+
+import assert from "node:assert/strict";
+import { execFileSync } from "node:child_process";
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { after, before, test } from "node:test";
+import { unzipSync } from "fflate";
+import { chromium } from "playwright-core";
+import { Server } from "./server.mjs";
+
+const build = new URL("../../build/", import.meta.url).pathname;
+const generator = new URL("../../models/default/", import.meta.url).pathname;
+const screenshots = join(build, "screenshots");
+const executablePath = process.env.CHROMIUM ?? "/usr/bin/chromium";
+const args = ["--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader", "--enable-features=Vulkan"];
+const minute = 60_000;
+
+let browser, server, scratch;
+
+before(async () => {
+  assert.ok(existsSync(join(build, "web", "index.html")), "build/web is missing: run make web");
+  scratch = mkdtempSync(join(tmpdir(), "dnd-web-"));
+  mkdirSync(screenshots, { recursive: true });
+  server = await new Server(join(build, "web"), generator).start();
+  browser = await chromium.launch({ executablePath, args, headless: true, ...(process.getuid() === 0 ? { chromiumSandbox: false } : {}) });
+});
+
+after(async () => {
+  await browser?.close();
+  await server?.stop();
+  rmSync(scratch, { recursive: true, force: true });
+});
+
+/** A fresh visitor: own cache, own storage. Errors in the page's console fail the test. */
+async function visit(t, options = {}, url = server.url) {
+  const context = await browser.newContext({ viewport: { width: 900, height: 1000 }, acceptDownloads: true, ...options });
+  const page = await context.newPage();
+  const errors = [];
+  page.on("pageerror", (e) => errors.push(String(e)));
+  page.on("console", (m) => m.type() === "error" && !/Failed to load resource/.test(m.text()) && errors.push(m.text()));
+  t.after(async () => {
+    server.spoil = undefined;
+    await context.close();
+    assert.deepEqual(errors, [], "errors in the page");
+  });
+  await page.goto(url);
+  return page;
+}
+
+async function load(page) {
+  await page.getByRole("button", { name: "Load", exact: true }).click();
+  await page.locator("#load-note").filter({ hasText: "Ready." }).waitFor({ timeout: 2 * minute });
+}
+
+async function generate(page) {
+  await page.locator("#generate").click();
+  await page.locator("#generate-note").filter({ hasText: "Done" }).waitFor({ timeout: 5 * minute });
+}
+
+const problem = (page) => page.locator("#problem:not([hidden])").textContent({ timeout: minute });
+const prompts = JSON.parse(readFileSync(new URL("../../models/data/test/topic-tag.json", import.meta.url))).slice(0, 16).map((r) => r.prompt.replaceAll("\n", " "));
+
+/** The tensors of a safetensors file. */
+function tensors(raw) {
+  const n = Number(raw.readBigUInt64LE(0));
+  const table = JSON.parse(raw.subarray(8, 8 + n));
+  return new Map(Object.entries(table).filter(([name]) => name !== "__metadata__").map(([name, t]) => {
+    assert.equal(t.dtype, "F32", `${name} is ${t.dtype}`);
+    return [name, new Float32Array(raw.subarray(8 + n + t.data_offsets[0], 8 + n + t.data_offsets[1]).slice().buffer)];
+  }));
+}
+
+test("generates what dndgen generates", { timeout: 10 * minute }, async (t) => {
+  const page = await visit(t);
+  await load(page);
+  await page.locator("#prompts").fill(prompts.join("\n"));
+  await generate(page);
+  const [download] = await Promise.all([page.waitForEvent("download"), page.locator("#download").click()]);
+  const zip = unzipSync(readFileSync(await download.path()));
+  assert.deepEqual(Object.keys(zip).sort(), ["adapter_config.json", "adapter_model.safetensors", "dnd.json"].filter((n) => n in zip).sort());
+  writeFileSync(join(scratch, "prompts.txt"), prompts.join("\n"));
+  const native = join(scratch, "native");
+  execFileSync(join(build, "bin", "dndgen"), ["generate", "--quiet", "--backend", "cpu", "--generator", generator, "--prompts", join(scratch, "prompts.txt"), "--out", native]);
+  assert.deepEqual(JSON.parse(Buffer.from(zip["adapter_config.json"])), JSON.parse(readFileSync(join(native, "adapter_config.json"))));
+  const [got, want] = [tensors(Buffer.from(zip["adapter_model.safetensors"])), tensors(readFileSync(join(native, "adapter_model.safetensors")))];
+  assert.deepEqual([...got.keys()].sort(), [...want.keys()].sort());
+  let worst = 0, scale = 0;
+  for (const [name, values] of want) {
+    values.forEach((v, i) => {
+      worst = Math.max(worst, Math.abs(v - got.get(name)[i]));
+      scale = Math.max(scale, Math.abs(v));
+    });
+  }
+  t.diagnostic(`largest difference ${worst.toExponential(2)} of ${scale.toFixed(3)}`);
+  assert.ok(worst <= 1e-3 * Math.max(scale, 1), `differs by ${worst} from the native adapter, whose largest value is ${scale}`);
+
+  for (const colorScheme of ["light", "dark"]) {
+    await page.emulateMedia({ colorScheme });
+    await page.screenshot({ path: join(screenshots, `${colorScheme}.png`), fullPage: true });
+  }
+  await page.setViewportSize({ width: 380, height: 800 });
+  const wide = await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
+  assert.equal(wide, 0, "the page scrolls sideways on a phone");
+  await page.screenshot({ path: join(screenshots, "phone.png"), fullPage: true });
+});
+
+test("works by keyboard, with names for a screen reader", { timeout: 3 * minute }, async (t) => {
+  const page = await visit(t);
+  for (const [role, name] of [["button", "Load"], ["radio", "URL"], ["combobox", "Example"], ["textbox", /Some prompts/], ["button", "Generate"], ["combobox", "Format"]]) {
+    await page.getByRole(role, { name, exact: typeof name === "string" }).first().waitFor();
+  }
+  await page.locator("input[value=default]").focus();
+  await page.keyboard.press("Tab");
+  assert.equal(await page.evaluate(() => document.activeElement.id), "load");
+  await page.keyboard.press("Enter");
+  await page.locator("#load-note").filter({ hasText: "Ready." }).waitFor({ timeout: 2 * minute });
+});
+
+test("goes on where a download was cut or cancelled", { timeout: 3 * minute }, async (t) => {
+  const page = await visit(t);
+  let cut = 0;
+  server.spoil = (path, request, response) => {
+    if (!path.endsWith("model.safetensors") || cut > 1) return false;
+    cut++;
+    if (cut === 2) return false; // the second attempt is slow enough to be cancelled
+    const raw = readFileSync(server.file(path));
+    response.writeHead(200, { "Content-Length": raw.length });
+    response.write(raw.subarray(0, 10 << 20), () => setTimeout(() => request.socket.destroy(), 200));
+    return true;
+  };
+  server.requests.length = 0;
+  await load(page);
+  const resumed = server.requests.filter((r) => r.path.endsWith("model.safetensors"));
+  assert.ok(resumed.length >= 2 && resumed[1].from >= 4 << 20, `requests ${JSON.stringify(resumed)}: expected the second to begin where the first was cut`);
+});
+
+test("a download is cancelled", { timeout: 2 * minute }, async (t) => {
+  const page = await visit(t);
+  server.spoil = (path, request, response) => {
+    if (!path.endsWith("model.safetensors")) return false;
+    response.writeHead(200, { "Content-Length": 45_000_000 });
+    response.write(Buffer.alloc(1 << 20)); // and then nothing more
+    return true;
+  };
+  await page.locator("#load").click();
+  await page.locator("#load-cancel").waitFor();
+  await page.waitForTimeout(500);
+  await page.locator("#load-cancel").click();
+  await page.locator("#load-note").filter({ hasText: "Cancelled." }).waitFor({ timeout: 5000 });
+  assert.equal(await page.locator("#generate").isDisabled(), true);
+});
+
+test("a second visit needs no network; a damaged cache is noticed", { timeout: 5 * minute }, async (t) => {
+  const own = await new Server(join(build, "web"), generator).start();
+  const page = await visit(t, {}, own.url);
+  await load(page);
+  await page.evaluate(() => navigator.serviceWorker.ready.then(() => undefined));
+  await own.stop();
+  await page.reload();
+  await load(page);
+
+  const again = await new Server(join(build, "web"), generator).start(own.port);
+  t.after(() => again.stop());
+  const damaged = await page.evaluate(async () => {
+    const dir = await (await navigator.storage.getDirectory()).getDirectoryHandle("dnd");
+    let largest;
+    for await (const handle of dir.values()) {
+      const file = await handle.getFile();
+      if (!largest || file.size > largest.size) largest = { handle, size: file.size };
+    }
+    const w = await largest.handle.createWritable({ keepExistingData: true });
+    await w.write({ type: "write", position: 12345, data: new Uint8Array([1, 2, 3]) });
+    await w.close();
+    return largest.size;
+  });
+  await page.reload();
+  await load(page);
+  assert.ok(again.requests.some((r) => r.path.endsWith("model.safetensors")), `the damaged file of ${damaged} bytes was not fetched again`);
+});
+
+for (const [name, spoil, expected] of [
+  ["no generator", (path, _, response) => path.endsWith("generator.json") && response.writeHead(404).end(), /answered 404/],
+  ["a manifest that is no JSON", (path, _, response) => path.endsWith("generator.json") && response.end("<html>"), /no generator\.json/],
+  ["an endless manifest", (path, _, response) => path.endsWith("generator.json") && response.end(Buffer.alloc(5 << 20, 32)), /expected a small file/],
+  ["a truncated file", (path, _, response) => path.endsWith("decoder.safetensors") && response.end(readFileSync(join(generator, "decoder.safetensors")).subarray(0, 1000)), /connection ended|416|more than/i],
+  ["a file of other bytes", (path, _, response) => path.endsWith("vocab.txt") && response.end(Buffer.alloc(readFileSync(join(generator, "encoder", "vocab.txt")).length)), /SHA-256/],
+  ["a file that is too long", (path, _, response) => path.endsWith("vocab.txt") && response.end(Buffer.alloc(1 << 20)), /more than the/],
+]) {
+  test(`a hostile server: ${name}`, { timeout: 2 * minute }, async (t) => {
+    const page = await visit(t);
+    server.spoil = (...a) => Boolean(spoil(...a));
+    await page.locator("#load").click();
+    assert.match(await problem(page), expected);
+    assert.equal(await page.locator("#generate").isDisabled(), true);
+  });
+}
+
+test("bad prompts are explained", { timeout: 3 * minute }, async (t) => {
+  const page = await visit(t);
+  await load(page);
+  await page.locator("#generate").click();
+  assert.match(await problem(page), /no prompts/);
+  for (const [name, data, expected] of [
+    ["p.json", "{", /JSON/i],
+    ["p.txt", Buffer.from([0xff, 0xfe, 0x41]), /UTF-8/],
+    ["p.exe", "x", /\.txt/],
+  ]) {
+    await page.locator("#file").setInputFiles({ name, mimeType: "application/octet-stream", buffer: Buffer.from(data) });
+    await page.locator("#generate").click();
+    await page.locator("#problem").filter({ hasText: expected }).waitFor({ timeout: minute });
+  }
+});
+
+test("no WebGPU is said in plain words", { timeout: minute }, async (t) => {
+  const page = await visit(t);
+  await page.addInitScript(() => Object.defineProperty(Navigator.prototype, "gpu", { get: () => undefined }));
+  await page.reload();
+  assert.match(await problem(page), /no WebGPU.*dndgen/s);
+});
