@@ -61,8 +61,12 @@ lint: ## gofmt, vet, staticcheck, the wasm build and the layering of packages
 	$(GO) vet ./...
 	$(GO) run $(STATICCHECK) ./...
 	GOOS=wasip1 GOARCH=wasm CGO_ENABLED=0 GOEXPERIMENT= $(GO) build -o /dev/null ./graph/... ./wgsl ./wasm
+	GOOS=wasip1 GOARCH=wasm CGO_ENABLED=0 GOEXPERIMENT= $(GO) vet ./wasm
+	CGO_ENABLED=0 $(GO) build ./host
 	@outside=$$($(GO) list -deps ./graph/... ./wgsl | grep -E '/gomlx/|cogentcore/webgpu|^syscall/js$$' || true); \
 		[ -z "$$outside" ] || { echo "graph and wgsl must not import: $$outside"; exit 1; }
+	@outside=$$($(GO) list -deps ./host | grep -E '/gomlx/|cogentcore/webgpu|dnd/(gpu|trainer|cmd|internal)(/|$$)' || true); \
+		[ -z "$$outside" ] || { echo "host must not import: $$outside"; exit 1; }
 
 .PHONY: bench
 bench: deps-run ## every Go benchmark, on the machine's own devices
@@ -72,7 +76,7 @@ bench: deps-run ## every Go benchmark, on the machine's own devices
 fuzz: ## every fuzz target in turn, FUZZTIME (20s) each
 	@for package in $$($(GO) list ./...); do \
 		for target in $$($(GO) test -list '^Fuzz' $$package | grep '^Fuzz' || true); do \
-			$(GO) test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) $$package; \
+			$(GO) test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 20x $$package; \
 		done; \
 	done
 
