@@ -11,6 +11,10 @@ func TestConformance(t *testing.T) {
 	conformance.RunAll(t, open(t, gpu.Options{Device: -1}))
 }
 
+func TestGeneration(t *testing.T) {
+	conformance.RunGeneration(t, open(t, gpu.Options{Device: -1}))
+}
+
 // BenchmarkConv is one convolution of a decoder's middle layers and one linear layer of
 // the text encoder, weights loaded and repacked each time.
 func BenchmarkConv(b *testing.B) {
