@@ -45,7 +45,7 @@ func (h *Host) compile(ctx context.Context) error {
 	config := wazero.NewRuntimeConfig().
 		WithCoreFeatures(features).
 		WithMemoryLimitPages(uint32(h.options.Memory / pageBytes)).
-		WithCloseOnContextDone(true)
+		WithCloseOnContextDone(!h.options.Trusted)
 	if dir := h.options.CacheDir; dir != "" {
 		var err error
 		if h.cache, err = wazero.NewCompilationCacheWithDir(dir); err != nil {
