@@ -84,15 +84,26 @@ func (m *Model) network(weights, a, b []*graph.Node, scale float64) *network {
 // apart, so that no gradient of W's size is ever made.
 func (n *network) linear(x *graph.Node, layer, module int) *graph.Node {
 	name := fmt.Sprintf("model.layers.%d.%s", layer, modules[module])
-	y := graph.Dot(x, graph.Transpose(n.w[name+".weight"], 0, 1)).MatMul()
+	y := product(x, n.w[name+".weight"])
 	if i := layer*len(modules) + module; n.a != nil {
-		low := graph.Dot(x, graph.Transpose(n.a[i], 0, 1)).MatMul()
-		y = graph.Add(y, graph.MulScalar(graph.Dot(low, graph.Transpose(n.b[i], 0, 1)).MatMul(), n.scale))
+		y = graph.Add(y, graph.MulScalar(product(product(x, n.a[i]), n.b[i]), n.scale))
 	}
 	if bias := n.w[name+".bias"]; bias != nil {
 		y = graph.Add(y, graph.Reshape(bias, 1, bias.Shape().Size()))
 	}
 	return y
+}
+
+// product is x·Wᵀ of x (T,in) and W (out,in); or of W (groups,out,in), where equal parts
+// of x's rows, in their order, have a matrix each.
+func product(x, w *graph.Node) *graph.Node {
+	if w.Rank() == 2 {
+		return graph.Dot(x, graph.Transpose(w, 0, 1)).MatMul()
+	}
+	d := w.Shape().Dimensions
+	rows := x.Shape().Dimensions[0]
+	y := graph.Einsum("gni,goi->gno", graph.Reshape(x, d[0], rows/d[0], d[2]), w)
+	return graph.Reshape(y, rows, d[1])
 }
 
 func (n *network) norm(x *graph.Node, name string) *graph.Node {

@@ -29,7 +29,16 @@ type batch struct {
 }
 
 func newBatch(examples []Example) (batch, error) {
-	b := batch{rows: len(examples)}
+	length, answers := 0, 0
+	for _, e := range examples {
+		length, answers = max(length, e.Tokens()), max(answers, len(e.Answer))
+	}
+	return paddedBatch(examples, bucket(length), (answers+15)/16*16)
+}
+
+// paddedBatch is newBatch of a size that the caller chooses.
+func paddedBatch(examples []Example, length, answers int) (batch, error) {
+	b := batch{rows: len(examples), length: length, answers: answers}
 	if b.rows == 0 {
 		return b, errors.New("lm: no examples, expected at least one")
 	}
@@ -37,9 +46,10 @@ func newBatch(examples []Example) (batch, error) {
 		if len(e.Prompt) == 0 || len(e.Answer) == 0 {
 			return b, fmt.Errorf("lm: example %d has %d prompt and %d answer tokens, expected at least one of each", i, len(e.Prompt), len(e.Answer))
 		}
-		b.length, b.answers = max(b.length, e.Tokens()), max(b.answers, len(e.Answer))
+		if e.Tokens() > length || len(e.Answer) > answers {
+			return b, fmt.Errorf("lm: example %d has %d tokens and an answer of %d, expected at most %d and %d", i, e.Tokens(), len(e.Answer), length, answers)
+		}
 	}
-	b.length, b.answers = bucket(b.length), (b.answers+15)/16*16
 	b.ids = make([]int32, b.rows*b.length)
 	n := b.rows * b.answers
 	b.positions, b.labels, b.valid = make([]int32, n), make([]int32, n), make([]float32, n)

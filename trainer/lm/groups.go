@@ -1,0 +1,284 @@
+package lm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"slices"
+
+	"github.com/gomlx/gomlx/core/graph"
+	"github.com/gomlx/gomlx/core/tensors"
+
+	"github.com/drag-and-drop-lora/dnd/graph/lora"
+	"github.com/drag-and-drop-lora/dnd/trainer/adamw"
+)
+
+// GroupTuner tunes the LoRAs of many data sets in one batch, for bases so small that one
+// data set alone would not keep a processor busy. All share one A; each has its own B.
+type GroupTuner struct {
+	m      *Model
+	exec   *graph.Exec
+	base   lora.Base
+	groups int
+	size   Size
+	trainA bool
+
+	a, b, first, second []*tensors.Tensor
+	steps               int
+}
+
+// groupOptimizer does not clip: a group's steps must not depend on the others'.
+var groupOptimizer = adamw.Config{Beta1: 0.9, Beta2: 0.99, Epsilon: 1e-8, Clip: math.MaxFloat32}
+
+// NewGroupTuner prepares LoRAs of a rank and alpha. With trainA, A is tuned too, for all
+// groups together.
+func (m *Model) NewGroupTuner(groups, rank int, alpha float64, trainA bool, size Size) (*GroupTuner, error) {
+	t := &GroupTuner{m: m, base: m.Config.Base(rank, alpha), groups: groups, size: size, trainA: trainA}
+	if err := t.base.Validate(); err != nil {
+		return nil, err
+	}
+	if groups < 1 {
+		return nil, fmt.Errorf("lm: %d groups, expected at least one", groups)
+	}
+	targets := len(t.base.Targets)
+	var err error
+	t.exec, err = graph.NewExec(m.b.Backend, func(in []*graph.Node) []*graph.Node {
+		w, a, b := m.split(in, 7)
+		trained := b
+		if trainA {
+			trained = slices.Concat(a, b)
+		}
+		moments := in[7+len(m.names)+2*targets:]
+		first, second := moments[:len(trained)], moments[len(trained):]
+		nll, _ := m.Losses(w, a, b, alpha/float64(rank), in[0], in[1], in[2])
+		nll, valid := graph.Reshape(nll, groups, -1), graph.Reshape(in[3], groups, -1)
+		each := graph.Div(graph.ReduceSum(graph.Mul(nll, valid), -1), graph.ReduceSum(valid, -1))
+		grads := graph.Gradient(graph.ReduceAllSum(each), trained...)
+		next := adamw.Update(groupOptimizer, trained, grads, first, second, in[4], in[5], in[6])
+		return slices.Concat([]*graph.Node{graph.ReduceAllMean(each)}, next.Params, next.First, next.Second)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("lm: build the tuning step: %w", err)
+	}
+	return t, nil
+}
+
+// Reset starts new LoRAs: A of first, or for nil as PEFT's, uniform in ±1/√in from the
+// seed; B zero.
+func (t *GroupTuner) Reset(seed int64, first *lora.Adapter) error {
+	t.free()
+	if first != nil && len(first.Pairs) != len(t.base.Targets) {
+		return fmt.Errorf("lm: the first adapter has %d modules, expected %d", len(first.Pairs), len(t.base.Targets))
+	}
+	rng := rand.New(rand.NewPCG(uint64(seed), 0xA))
+	r := t.base.Rank
+	for i, target := range t.base.Targets {
+		x := make([]float32, r*target.In)
+		bound := 1 / math.Sqrt(float64(target.In))
+		for i := range x {
+			x[i] = float32((2*rng.Float64() - 1) * bound)
+		}
+		if first != nil {
+			copy(x, first.Pairs[i].A)
+		}
+		t.a = append(t.a, tensors.FromFlatDataAndDimensions(x, r, target.In))
+		t.b = append(t.b, zeros(t.groups, target.Out, r))
+	}
+	for _, list := range []*[]*tensors.Tensor{&t.first, &t.second} {
+		if t.trainA {
+			for _, target := range t.base.Targets {
+				*list = append(*list, zeros(r, target.In))
+			}
+		}
+		for _, target := range t.base.Targets {
+			*list = append(*list, zeros(t.groups, target.Out, r))
+		}
+	}
+	t.steps = 0
+	return nil
+}
+
+func zeros(dims ...int) *tensors.Tensor {
+	n := 1
+	for _, d := range dims {
+		n *= d
+	}
+	return tensors.FromFlatDataAndDimensions(make([]float32, n), dims...)
+}
+
+func (t *GroupTuner) free() {
+	free(t.a, t.b, t.first, t.second)
+	t.a, t.b, t.first, t.second = nil, nil, nil, nil
+}
+
+// Close frees the LoRAs' memory.
+func (t *GroupTuner) Close() {
+	t.free()
+	t.exec.Finalize()
+}
+
+// Step makes one step. The examples are those of the first group, then of the second and
+// so on, equally many each. It returns the mean over groups of the loss a token.
+func (t *GroupTuner) Step(examples []Example, rate float64) (float64, error) {
+	if t.a == nil {
+		return 0, errors.New("lm: a step before Reset")
+	}
+	if len(examples)%t.groups != 0 {
+		return 0, fmt.Errorf("lm: %d examples for %d groups, expected equally many each", len(examples), t.groups)
+	}
+	args, err := Inputs(examples, t.size)
+	if err != nil {
+		return 0, err
+	}
+	t.steps++
+	c := groupOptimizer
+	args = append(args, float32(rate), float32(1-math.Pow(c.Beta1, float64(t.steps))), float32(1-math.Pow(c.Beta2, float64(t.steps))))
+	args = t.m.withWeights(args, nil)
+	for _, list := range [][]*tensors.Tensor{t.a, t.b, t.first, t.second} {
+		for _, x := range list {
+			args = append(args, x)
+		}
+	}
+	out, err := t.exec.Call(args...)
+	if err != nil {
+		return 0, fmt.Errorf("lm: tuning step %d: %w", t.steps, err)
+	}
+	k := len(t.first)
+	params := out[1 : 1+k]
+	if t.trainA {
+		free(t.a)
+		t.a, params = params[:len(t.a)], params[len(t.a):]
+	}
+	free(t.b, t.first, t.second)
+	t.b, t.first, t.second = params, out[1+k:1+2*k], out[1+2*k:]
+	return finiteLoss(out[0], t.steps)
+}
+
+// Adapters copies the LoRAs as they are now, one a group.
+func (t *GroupTuner) Adapters() ([]*lora.Adapter, error) {
+	list := make([]*lora.Adapter, t.groups)
+	for g := range list {
+		list[g] = &lora.Adapter{Base: t.base, Pairs: make([]lora.Pair, len(t.a))}
+	}
+	for i := range t.a {
+		a, err := tensors.CopyFlatData[float32](t.a[i])
+		if err != nil {
+			return nil, err
+		}
+		b, err := tensors.CopyFlatData[float32](t.b[i])
+		if err != nil {
+			return nil, err
+		}
+		n := len(b) / t.groups
+		for g := range list {
+			list[g].Pairs[i] = lora.Pair{A: slices.Clone(a), B: b[g*n : (g+1)*n : (g+1)*n]}
+		}
+	}
+	return list, nil
+}
+
+// Scorer scores examples with an adapter for each group of them.
+type Scorer struct {
+	m    *Model
+	size Size
+	exec *graph.Exec
+}
+
+// NewScorer prepares scoring of rows of one size.
+func (m *Model) NewScorer(size Size) (*Scorer, error) {
+	exec, err := graph.NewExec(m.b.Backend, func(in []*graph.Node) []*graph.Node {
+		w, a, b := m.split(in, 4)
+		nll, logits := m.Losses(w, a, scaled(b, in[3]), 1, in[0], in[1], in[2])
+		return []*graph.Node{nll, graph.ArgMax(logits, -1, in[2].DType())}
+	})
+	if err != nil {
+		return nil, fmt.Errorf("lm: build the score: %w", err)
+	}
+	exec.SetMaxCache(-1)
+	return &Scorer{m, size, exec}, nil
+}
+
+// Close frees what was compiled.
+func (s *Scorer) Close() { s.exec.Finalize() }
+
+// Outcome is one example's: whether every token of the answer was the most likely one,
+// and the negative log-likelihood of the answer in nats.
+type Outcome struct {
+	Exact bool
+	NLL   float64
+}
+
+// Score scores groups of equally many examples, group i with adapters[i]; nil adapters
+// are the base alone.
+func (s *Scorer) Score(ctx context.Context, groups [][]Example, adapters []*lora.Adapter) ([][]Outcome, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	var examples []Example
+	for _, g := range groups {
+		if len(g) != len(groups[0]) {
+			return nil, fmt.Errorf("lm: groups of %d and %d examples, expected equally many", len(groups[0]), len(g))
+		}
+		examples = append(examples, g...)
+	}
+	in, err := paddedBatch(examples, s.size.Length, s.size.Answers)
+	if err != nil {
+		return nil, err
+	}
+	base := s.m.Config.Base(1, 1)
+	if adapters != nil {
+		if len(adapters) != len(groups) {
+			return nil, fmt.Errorf("lm: %d adapters for %d groups", len(adapters), len(groups))
+		}
+		base = adapters[0].Base
+	}
+	var a, b []*tensors.Tensor
+	for i, t := range base.Targets {
+		x, y := make([]float32, 0, len(groups)*base.Rank*t.In), make([]float32, 0, len(groups)*base.Rank*t.Out)
+		for _, adapter := range adapters {
+			x, y = append(x, adapter.Pairs[i].A...), append(y, adapter.Pairs[i].B...)
+		}
+		if adapters == nil {
+			a, b = append(a, zeros(1, t.In)), append(b, zeros(t.Out, 1))
+			continue
+		}
+		if len(x) != cap(x) || len(y) != cap(y) {
+			return nil, fmt.Errorf("lm: module %s: the adapters have different shapes", t.Name)
+		}
+		a = append(a, tensors.FromFlatDataAndDimensions(x, len(groups), base.Rank, t.In))
+		b = append(b, tensors.FromFlatDataAndDimensions(y, len(groups), t.Out, base.Rank))
+	}
+	defer free(a, b)
+	args := s.m.withWeights(append(in.args()[:3], float32(base.Alpha/float64(base.Rank))), slices.Concat(a, b))
+	out, err := s.exec.Call(args...)
+	if err != nil {
+		return nil, fmt.Errorf("lm: score: %w", err)
+	}
+	defer free(out)
+	nll, err := tensors.CopyFlatData[float32](out[0])
+	if err != nil {
+		return nil, err
+	}
+	best, err := tensors.CopyFlatData[int32](out[1])
+	if err != nil {
+		return nil, err
+	}
+	outcomes := make([][]Outcome, len(groups))
+	row := 0
+	for g := range groups {
+		for range groups[g] {
+			o := Outcome{Exact: true}
+			for j := range in.answers {
+				if k := row*in.answers + j; in.valid[k] > 0 {
+					o.NLL += float64(nll[k])
+					o.Exact = o.Exact && best[k] == in.labels[k]
+				}
+			}
+			outcomes[g] = append(outcomes[g], o)
+			row++
+		}
+	}
+	return outcomes, nil
+}

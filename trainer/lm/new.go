@@ -1,0 +1,95 @@
+package lm
+
+import (
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"strings"
+
+	"github.com/gomlx/gomlx/core/graph"
+	"github.com/gomlx/gomlx/core/tensors"
+
+	"github.com/drag-and-drop-lora/dnd/graph/safetensors"
+	"github.com/drag-and-drop-lora/dnd/trainer/backend"
+)
+
+// New makes a model with random weights and a head of its own, to be trained from
+// nothing. It has no tokenizer: Examples are made by the caller.
+func New(c Config, seed int64, b backend.Backend) (*Model, error) {
+	if err := c.validate(); err != nil {
+		return nil, fmt.Errorf("lm: %w", err)
+	}
+	rng := rand.New(rand.NewPCG(uint64(seed), 0x1a))
+	weights := map[string][]float32{}
+	for _, w := range c.weights(false) {
+		n := 1
+		for _, d := range w.shape {
+			n *= d
+		}
+		v := make([]float32, n)
+		switch {
+		case strings.HasSuffix(w.name, "norm.weight"):
+			for i := range v {
+				v[i] = 1
+			}
+		case len(w.shape) == 2:
+			// Embeddings and head small; matrices keep the variance of their input.
+			deviation := 0.05
+			if strings.Contains(w.name, "_proj") {
+				deviation = 1 / math.Sqrt(float64(w.shape[1]))
+			}
+			for i := range v {
+				v[i] = float32(rng.NormFloat64() * deviation)
+			}
+		}
+		weights[w.name] = v
+	}
+	return newModel(c, nil, weights, b)
+}
+
+// Restore makes a model of a configuration from the tensors that Tensors gave.
+func Restore(c Config, f *safetensors.File, b backend.Backend) (*Model, error) {
+	if err := c.validate(); err != nil {
+		return nil, fmt.Errorf("lm: %w", err)
+	}
+	weights := map[string][]float32{}
+	_, untied := f.Lookup(headName)
+	for _, w := range c.weights(!untied) {
+		v, err := f.Float32s(w.name)
+		if err != nil {
+			return nil, fmt.Errorf("lm: %w", err)
+		}
+		if n := (safetensors.Info{Shape: w.shape}).Elements(); int64(len(v)) != n {
+			return nil, fmt.Errorf("lm: tensor %s has %d values, expected shape %v", w.name, len(v), w.shape)
+		}
+		weights[w.name] = v
+	}
+	return newModel(c, nil, weights, b)
+}
+
+// Tensors are the weights for a file, by their Hugging Face names.
+func (m *Model) Tensors() ([]safetensors.Tensor, error) {
+	var list []safetensors.Tensor
+	for i, x := range m.weights {
+		v, err := tensors.CopyFlatData[float32](x)
+		if err != nil {
+			return nil, fmt.Errorf("lm: tensor %s: %w", m.names[i], err)
+		}
+		list = append(list, safetensors.FromFloat32s(m.names[i], safetensors.F32, v, x.Shape().Dimensions...))
+	}
+	return list, nil
+}
+
+// Weights are the weights on the device, for a graph that calls Losses. They stay the
+// model's.
+func (m *Model) Weights() []*tensors.Tensor { return m.weights }
+
+// Losses are the negative log-likelihoods of labels as nodes of a caller's graph, and the
+// logits (answers, vocabulary). weights are those of Weights; a and b the LoRA of every
+// target, in the order of Config.Base: A (rank,in) and B (out,rank), or (groups,…) where
+// equal parts of the rows of ids have one each; nil for no LoRA. ids is (rows,length),
+// positions and labels (rows,answers), as Batch makes them.
+func (m *Model) Losses(weights, a, b []*graph.Node, scale float64, ids, positions, labels *graph.Node) (nll, logits *graph.Node) {
+	return m.network(weights, a, b, scale).losses(ids, positions, labels)
+}
+
