@@ -10,7 +10,6 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
@@ -22,8 +21,8 @@ import (
 	"github.com/drag-and-drop-lora/dnd/internal/site"
 )
 
-// pageName is the page's first file in the folder that comes with dnd.
-const pageName = "web/dist/index.html"
+// pageNames are where the first file of the page that comes with dnd lies.
+var pageNames = []string{"build/web/index.html", "web/index.html"}
 
 // lastAnswers is how long answers under way may take after Ctrl-C.
 const lastAnswers = 400 * time.Millisecond
@@ -38,7 +37,6 @@ type served struct {
 func serve(flags *pflag.FlagSet) cli.Run {
 	dir := flags.String("generator", "", "generator package (default: the one that comes with dnd)")
 	page := flags.String("web", "", "folder of the page (default: the one that comes with dnd)")
-	guest := flags.String("guest", "", "the guest (default: dnd.wasm of the page's folder, or the one that comes with dnd)")
 	base := flags.String("base", "", "base model as GGUF, for the page to try an adapter with")
 	listen := flags.String("listen", "localhost:8737", "address on this machine; port 0 is any that is free")
 	connect := flags.StringSlice("connect", nil, "other origins that the page may load generators from, as https://example.org")
@@ -52,19 +50,15 @@ func serve(flags *pflag.FlagSet) cli.Run {
 				return cli.Usagef("--connect %s: expected an origin, as https://example.org", origin)
 			}
 		}
-		o := site.Options{Page: *page, Guest: *guest, Base: *base, Connect: *connect}
+		o := site.Options{Page: *page, Base: *base, Connect: *connect}
 		if o.Page == "" {
-			index, ok := find(pageName)
+			index, ok := find(pageNames...)
 			if !ok {
-				return fmt.Errorf("%s was not found here or beside the program: %w: make it with make web, or name its folder with --web", pageName, fs.ErrNotExist)
+				return fmt.Errorf("%s was not found here or beside the program: %w: make it with make web, or name its folder with --web", pageNames[0], fs.ErrNotExist)
 			}
 			o.Page = filepath.Dir(index)
 		}
-		if o.Guest == "" {
-			if _, err := os.Stat(filepath.Join(o.Page, "dnd.wasm")); err != nil {
-				o.Guest, _ = find(guestNames...)
-			}
-		}
+		o.Guest, _ = find(guestNames...)
 		p, err := openGenerator(*dir)
 		if err != nil {
 			return err

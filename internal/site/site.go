@@ -3,7 +3,7 @@
 // the page does. The URLs:
 //
 //	/             the page's files; index.html for /
-//	/dnd.wasm     the guest
+//	/dnd.wasm     the guest, for pages that do not bring their own
 //	/generator/…  generator.json and every file that it lists, nothing else
 //	/base/NAME    the base model
 //
@@ -36,7 +36,7 @@ import (
 type Options struct {
 	// Page is the folder of the page's files. They are read once, by New.
 	Page string
-	// Guest is the file served as /dnd.wasm; empty if it lies in Page.
+	// Guest is the file served as /dnd.wasm, if Page has none; empty for none.
 	Guest string
 	// Generator must stay open. Base is a GGUF file, empty for none.
 	Generator *generator.Package
@@ -99,15 +99,12 @@ func New(o Options) (*Site, error) {
 	if _, ok := s.files["/"]; !ok {
 		return nil, fmt.Errorf("%s: no index.html: not the folder of the page", o.Page)
 	}
-	if o.Guest != "" {
+	if _, ok := s.files["/dnd.wasm"]; !ok && o.Guest != "" {
 		data, err := os.ReadFile(o.Guest)
 		if err != nil {
 			return nil, err
 		}
 		s.files["/dnd.wasm"] = inMemory("dnd.wasm", data)
-	}
-	if _, ok := s.files["/dnd.wasm"]; !ok {
-		return nil, fmt.Errorf("%s: no dnd.wasm: %w: make it with make wasm", o.Page, fs.ErrNotExist)
 	}
 	if err := s.addGenerator(o.Generator); err != nil {
 		return nil, err

@@ -213,7 +213,7 @@ func TestGzip(t *testing.T) {
 func TestNew(t *testing.T) {
 	p := madeup.Open(t)
 	empty, noGuest := t.TempDir(), t.TempDir()
-	write(t, filepath.Join(noGuest, "index.html"), "")
+	write(t, filepath.Join(noGuest, "index.html"), "page")
 	outside := t.TempDir()
 	write(t, filepath.Join(outside, "secret.txt"), "secret")
 	linked := page(t)
@@ -226,14 +226,23 @@ func TestNew(t *testing.T) {
 	}{
 		{site.Options{Page: filepath.Join(empty, "missing")}, "missing"},
 		{site.Options{Page: empty}, "index.html"},
-		{site.Options{Page: noGuest}, "dnd.wasm"},
-		{site.Options{Page: page(t), Guest: filepath.Join(empty, "dnd.wasm")}, "dnd.wasm"},
+		{site.Options{Page: noGuest, Guest: filepath.Join(empty, "dnd.wasm")}, "dnd.wasm"},
 		{site.Options{Page: page(t), Base: empty}, "no file"},
 		{site.Options{Page: page(t), Base: filepath.Join(empty, "base.gguf")}, "base.gguf"},
 	} {
 		c.options.Generator = p
 		if _, err := site.New(c.options); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%+v: error %v, want one of %q", c.options, err, c.want)
+		}
+	}
+	given := write(t, filepath.Join(t.TempDir(), "given.wasm"), "given")
+	for dir, want := range map[string]string{noGuest: "given", page(t): "\x00asm"} {
+		s, err := site.New(site.Options{Page: dir, Guest: given, Generator: p})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if w := get(s, "GET", "/dnd.wasm"); w.Body.String() != want || w.Header().Get("Content-Type") != "application/wasm" {
+			t.Errorf("dnd.wasm is %q, want %q", w.Body, want)
 		}
 	}
 	s, err := site.New(site.Options{Page: linked, Generator: p})
