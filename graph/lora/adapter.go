@@ -90,7 +90,8 @@ type Norm struct {
 
 // Norms gives ‖(alpha/rank)·B·A‖ of every module, in the order of the targets, and of
 // every layer (the root of the sum of its modules' squares), by layer. B·A is not
-// formed: the norm comes from the two rank×rank Gram matrices.
+// formed: the norm comes from the two rank×rank Gram matrices. Conversions keep products
+// and sums from being fused: the bits are the same on every machine.
 func (a *Adapter) Norms() (modules, layers []Norm, err error) {
 	if err := a.Base.Validate(); err != nil {
 		return nil, nil, err
@@ -110,7 +111,7 @@ func (a *Adapter) Norms() (modules, layers []Norm, err error) {
 		gb := gram(a.Pairs[i].B, r, t.Out, 1, r)
 		square := 0.0
 		for k := range ga {
-			square += ga[k] * gb[k]
+			square += float64(ga[k] * gb[k])
 		}
 		// Rounding can leave a tiny negative sum.
 		norm := gain * math.Sqrt(max(square, 0))
@@ -119,7 +120,7 @@ func (a *Adapter) Norms() (modules, layers []Norm, err error) {
 			layers = append(layers, Norm{Layer: m.layer})
 		}
 		last := &layers[len(layers)-1]
-		last.Value = math.Hypot(last.Value, norm)
+		last.Value = math.Sqrt(float64(last.Value*last.Value) + float64(norm*norm))
 	}
 	return modules, layers, nil
 }
@@ -135,7 +136,7 @@ func gram(v []float32, r, n, row, step int) []float64 {
 		}
 		for i, xi := range x {
 			for j, xj := range x[:i+1] {
-				g[i*r+j] += xi * xj
+				g[i*r+j] += float64(xi * xj)
 			}
 		}
 	}

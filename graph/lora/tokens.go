@@ -114,7 +114,7 @@ func (c codec) decode(token []float32, n int, chunk []float32) {
 		m := c.average(c.strided(row, 0, 2, c.w/2), c.strided(token, q*c.w+c.w-2, 2*c.w, c.h/2))
 		s := c.average(c.strided(row, 1, 2, c.w/2), c.strided(token, q*c.w+c.w-1, 2*c.w, c.h/2))
 		mean[q] = c.round(m / meanGain)
-		grown := c.round64(math.Exp(float64(c.round(s - shift))))
+		grown := c.round64(exp(float64(c.round(s - shift))))
 		sigma[q] = c.round(c.round(grown-floor) / scale)
 	}
 	mu := c.round(c.round(mean[0]+mean[1]) / 2)
@@ -139,4 +139,23 @@ func (c codec) strided(v []float32, at, step, count int) float32 {
 		at += step
 	}
 	return c.round64(sum / float64(count))
+}
+
+// exp is math.Exp to the last bit but one, with the same bits on every machine: an
+// adapter's bytes do not depend on where it was made. (math.Exp is assembly on some
+// machines, and compilers fuse a product and a sum where the machine can, unless a
+// conversion stands between.) It is exact enough for a result that is rounded to float32.
+func exp(x float64) float64 {
+	if !(math.Abs(x) < 200) {
+		return math.Exp(x) // 0, infinity or NaN as a float32
+	}
+	// e^x = 2^k·e^r with |r| up to ln(2)/2, in two parts so that k·ln(2) loses nothing.
+	const high, low = 6.93147180369123816490e-01, 1.90821492927058770002e-10
+	k := math.Round(x / math.Ln2)
+	r := float64(x-float64(k*high)) - float64(k*low)
+	sum := 1.0
+	for i := 14; i > 0; i-- { // the exponential series, by Horner's rule
+		sum = 1 + float64(r*sum)/float64(i)
+	}
+	return math.Ldexp(sum, int(k))
 }
