@@ -249,7 +249,7 @@ function heat(a: Adapter): void {
   const layers = a.report.layers;
   const modules = layers[0]?.modules.map((m) => m.name) ?? [];
   const most = Math.max(...layers.flatMap((l) => l.modules.map((m) => m.norm)), Number.MIN_VALUE);
-  $("heat-note").textContent = `Norm of what the adapter adds to each matrix, by layer and module; the darkest is ${most.toPrecision(3)}.`;
+  $("heat-note").textContent = `Norm of what the adapter adds to each matrix, by layer and module; full colour is ${most.toPrecision(3)}.`;
   const head = document.createElement("tr");
   head.append(element("th", "layer", { scope: "col" }), ...layers.map((l) => element("th", String(l.layer), { scope: "col" })));
   const rows = modules.map((name, i) => {

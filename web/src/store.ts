@@ -63,14 +63,9 @@ function parse(raw: Uint8Array, where: string): Manifest {
 async function fromURL(place: string, signal: AbortSignal, report: (p: DownloadProgress) => void): Promise<Package> {
   const root = new URL(place.endsWith("/") ? place : `${place}/`, self.location.href);
   const url = new URL("generator.json", root);
-  const response = await fetch(url, { signal, cache: "no-cache" }).catch((err: Error) => {
-    signal.throwIfAborted();
-    throw new Error(`${url} could not be loaded: ${err.message}`);
-  });
-  if (!response.ok) throw new Error(`${url}: the server answered ${response.status} ${response.statusText}`);
-  const raw = await bounded(response, maxManifest, `${url}`);
-  const manifest = parse(raw, `${url}`);
   const cache = await openCache();
+  const raw = await newest(cache, url, signal);
+  const manifest = parse(raw, `${url}`);
   const total = manifest.files.reduce((n, f) => n + f.bytes, 0);
   const pace = new Pace(total, report);
   for (const f of manifest.files) {
@@ -89,6 +84,28 @@ async function fromURL(place: string, signal: AbortSignal, report: (p: DownloadP
       return cache.read(f.sha256, offset, length);
     },
   };
+}
+
+/** generator.json as the server has it now or, without a network, as it was last. */
+async function newest(cache: Cache, url: URL, signal: AbortSignal): Promise<Uint8Array> {
+  const name = bytesToHex(sha256(new TextEncoder().encode(url.href)));
+  let response: Response;
+  try {
+    response = await fetch(url, { signal, cache: "no-cache" });
+  } catch (err) {
+    signal.throwIfAborted();
+    const kept = await cache.size(name);
+    if (kept > 0) return cache.read(name, 0, kept);
+    throw new Error(`${url} could not be loaded: ${(err as Error).message}`);
+  }
+  if (!response.ok) throw new Error(`${url}: the server answered ${response.status} ${response.statusText}`);
+  const raw = await bounded(response, maxManifest, `${url}`);
+  parse(raw, `${url}`);
+  await navigator.locks.request(`dnd-${name}`, async () => {
+    await cache.remove(name);
+    await cache.append(name, raw);
+  });
+  return raw;
 }
 
 /** Has a file in the cache, whole and checked. */

@@ -52,14 +52,21 @@ async function visit(t, options = {}, url = server.url) {
   return page;
 }
 
+/** Waits for a note, or fails with the problem that the page shows instead. */
+async function note(page, id, text, timeout) {
+  const failed = page.locator("#problem:not([hidden])");
+  await page.locator(`#${id}`).filter({ hasText: text }).or(failed).first().waitFor({ timeout });
+  assert.equal(await failed.count(), 0, await failed.textContent({ timeout: 100 }).catch(() => ""));
+}
+
 async function load(page) {
   await page.getByRole("button", { name: "Load", exact: true }).click();
-  await page.locator("#load-note").filter({ hasText: "Ready." }).waitFor({ timeout: 2 * minute });
+  await note(page, "load-note", "Ready.", 2 * minute);
 }
 
 async function generate(page) {
   await page.locator("#generate").click();
-  await page.locator("#generate-note").filter({ hasText: "Done" }).waitFor({ timeout: 5 * minute });
+  await note(page, "generate-note", "Done", 5 * minute);
 }
 
 const problem = (page) => page.locator("#problem:not([hidden])").textContent({ timeout: minute });
@@ -71,7 +78,7 @@ function tensors(raw) {
   const table = JSON.parse(raw.subarray(8, 8 + n));
   return new Map(Object.entries(table).filter(([name]) => name !== "__metadata__").map(([name, t]) => {
     assert.equal(t.dtype, "F32", `${name} is ${t.dtype}`);
-    return [name, new Float32Array(raw.subarray(8 + n + t.data_offsets[0], 8 + n + t.data_offsets[1]).slice().buffer)];
+    return [name, new Float32Array(Uint8Array.from(raw.subarray(8 + n + t.data_offsets[0], 8 + n + t.data_offsets[1])).buffer)];
   }));
 }
 
