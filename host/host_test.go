@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/drag-and-drop-lora/dnd/graph"
 	"github.com/drag-and-drop-lora/dnd/graph/generator"
@@ -322,4 +323,30 @@ func TestCache(t *testing.T) {
 	if _, err := host.New(t.Context(), host.Options{Guest: wasm, Executor: &pretender{}, CacheDir: file}); err == nil {
 		t.Error("a file was taken as cache folder")
 	}
+}
+
+// Close lets calls under way end; what comes later is refused.
+func TestCloseWhileWorking(t *testing.T) {
+	p := madeup.Open(t)
+	h := start(t, host.Options{Guests: 2, Trusted: true})
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			for {
+				if _, err := h.Generate(t.Context(), p, small); err != nil {
+					if !strings.Contains(err.Error(), "host: closed") {
+						t.Error(err)
+					}
+					return
+				}
+			}
+		})
+	}
+	time.Sleep(200 * time.Millisecond)
+	for range 2 {
+		if err := h.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	wg.Wait()
 }

@@ -167,6 +167,14 @@ func TestMemoryGrowth(t *testing.T) {
 	wants(t, "declaring more", attack(t, t.Context(), p, m, host.Options{}), "pages")
 }
 
+// A guest that calls itself without end traps, and takes nothing with it.
+func TestEndlessRecursion(t *testing.T) {
+	p := madeup.Open(t)
+	m := scripted(t, honest(t, p))
+	m.bodies["free"] = slices.Concat(i32(0), []byte{0x10, 3}) // call free
+	wants(t, "recursion", attack(t, t.Context(), p, m, host.Options{}), "trapped in free: stack overflow")
+}
+
 // Places and lengths that the guest names are checked against its memory.
 func TestWrongSpans(t *testing.T) {
 	p := madeup.Open(t)
@@ -324,5 +332,16 @@ func TestOutOfMemory(t *testing.T) {
 	wants(t, "prompts of 9 MB", err, "out of memory")
 	if _, err := h.Generate(t.Context(), p, small); err != nil {
 		t.Error(err)
+	}
+}
+
+// The guest frees what it is told to: many adapters fit into the memory of a few.
+func TestMemoryIsFreed(t *testing.T) {
+	p := madeup.Open(t)
+	h := start(t, host.Options{Memory: 16 << 20, Guests: 1, Trusted: true})
+	for i := range 60 {
+		if _, err := h.Generate(t.Context(), p, small); err != nil {
+			t.Fatalf("adapter %d: %v", i, err)
+		}
 	}
 }

@@ -58,7 +58,11 @@ func (h *Host) compile(ctx context.Context) error {
 		return fmt.Errorf("host: %w", err)
 	}
 	var err error
-	if h.compiled, err = h.runtime.CompileModule(ctx, h.options.Guest); err != nil && h.cache != nil {
+	h.compiled, err = h.runtime.CompileModule(ctx, h.options.Guest)
+	if err != nil && ctx.Err() != nil {
+		return fmt.Errorf("host: compile the guest: %w", ctx.Err())
+	}
+	if err != nil && h.cache != nil {
 		// A damaged cache costs time, nothing else.
 		h.release(ctx)
 		h.cache, h.options.CacheDir = nil, ""

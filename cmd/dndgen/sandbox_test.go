@@ -23,11 +23,15 @@ func dndWASM(t testing.TB) string {
 
 // With the guest, an adapter has the bytes that it has without.
 func TestGenerateWazero(t *testing.T) {
+	// The guest's cache is the test's own, the drivers' compiled kernels stay where they are.
+	if dir, err := os.UserCacheDir(); err == nil && os.Getenv("MESA_SHADER_CACHE_DIR") == "" {
+		t.Setenv("MESA_SHADER_CACHE_DIR", dir)
+	}
 	t.Setenv("XDG_CACHE_HOME", t.TempDir())
 	p, guest := madeup.Open(t), dndWASM(t)
 	prompts := write(t, "p.jsonl", `{"q": "What is the capital of France?"}`+"\n"+`{"q": "Name a colour."}`+"\n")
-	for _, format := range []string{lora.PEFT, lora.GGUF} {
-		args := []string{"generate", "--quiet", "--json", "--backend", "webgpu", "--generator", p.Dir, "--prompts", prompts, "--field", "q",
+	for format, weights := range map[string]string{lora.PEFT: "f32", lora.GGUF: "f16"} {
+		args := []string{"generate", "--quiet", "--json", "--backend", "webgpu", "--weights", weights, "--generator", p.Dir, "--prompts", prompts, "--field", "q",
 			"--format", format, "--seed", "-5", "--draws", "2"}
 		var results [2]generated
 		var outs [2]string
