@@ -18,6 +18,9 @@ endif
 # Packages whose tests need a Vulkan device: they run once on each of two drivers.
 GPU_PACKAGES = $(shell $(GO) list ./gpu/... ./internal/conformance/... 2>/dev/null)
 
+# Packages whose tests need Chromium and the page.
+BROWSER_PACKAGES = $(shell $(GO) list ./internal/chromium 2>/dev/null)
+
 # The two software drivers, found after set-up has put them there.
 LAVAPIPE    = $$(ls /usr/share/vulkan/icd.d/lvp_icd*.json | head -n 1)
 SWIFTSHADER = $${SWIFTSHADER_ICD:-/usr/lib/chromium/vk_swiftshader_icd.json}
@@ -42,17 +45,26 @@ wasm: guest ## the guest for wazero and browsers, build/wasm/dnd.wasm, and its s
 DEMO_PROMPTS := models/data/test/topic-tag.json
 DEMO_BASE    := build/deps/smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
 
+.PHONY: web
+web: guest ## the page, into build/web, and the npm package, into web/dist
+	@$(SETUP)/npm.sh
+	cd web && npx tsc --noEmit && node build.mjs --wasm ../build/wasm/dnd.wasm --site ../build/web --remote ../build/web-test/remote.js
+	cd web && npx tsc --project tsconfig.types.json
+
 .PHONY: demo
 demo: deps-run build ## an adapter from the prompts of an unseen task, and the base model's answers with it
 	build/bin/dndgen generate --prompts $(DEMO_PROMPTS) --out build/demo/adapter
 	build/bin/dndtrain answer --base $(DEMO_BASE) --adapter build/demo/adapter --prompts $(DEMO_PROMPTS)
 
 .PHONY: test
-test: lint deps ## lint, then every test; those of GPU code on two Vulkan drivers
-	VK_DRIVER_FILES=$(LAVAPIPE) $(GO) test -timeout $(TEST_TIMEOUT) $$($(GO) list ./... | grep -vxF -f <(printf '%s\n' $(GPU_PACKAGES)))
+test: lint deps build web ## lint, then every test; those of GPU code on two Vulkan drivers and in Chromium
+	VK_DRIVER_FILES=$(LAVAPIPE) $(GO) test -timeout $(TEST_TIMEOUT) $$($(GO) list ./... | grep -vxF -f <(printf '%s\n' $(GPU_PACKAGES) $(BROWSER_PACKAGES)))
 	@# -count=1: the driver is no part of what Go's test cache looks at.
 	VK_DRIVER_FILES=$(SWIFTSHADER) $(GO) test -count=1 -timeout $(TEST_TIMEOUT) $(GPU_PACKAGES)
 	VK_DRIVER_FILES=$(LAVAPIPE) $(GO) test -count=1 -timeout $(TEST_TIMEOUT) $(GPU_PACKAGES)
+	@# -short: a browser on a software device takes minutes for the largest cases, which the two above have run.
+	$(GO) test -count=1 -short -timeout $(TEST_TIMEOUT) $(BROWSER_PACKAGES)
+	npm test --prefix web
 
 .PHONY: lint
 lint: ## gofmt, vet, staticcheck, the wasm build and the layering of packages
@@ -82,11 +94,10 @@ fuzz: ## every fuzz target in turn, FUZZTIME (20s) each
 
 .PHONY: deps
 deps: deps-run ## what the tests need besides Go: drivers, weights, a Python with PEFT
-	@$(SETUP)/system.sh swiftshader
+	@$(SETUP)/system.sh chromium
 	@$(SETUP)/system.sh torch
 	@$(SETUP)/assets.sh minilm
 	@$(SETUP)/python.sh
-
 	@$(SETUP)/system.sh vulkan
 
 # What it takes to run the commands. They do without Vulkan if they must.

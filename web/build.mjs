@@ -1,7 +1,8 @@
-// Builds the npm package (dist) and, given --site DIR, the page: static files whose names
-// carry their hash, but for index.html and sw.js.
+// Builds the npm package (dist); given --site DIR, the page: static files whose names carry
+// their hash, but for index.html and sw.js; given --remote FILE, the script with which a Go
+// test runs Programs in a browser.
 //
-//	node build.mjs [--wasm dnd.wasm] [--site DIR]
+//	node build.mjs [--wasm dnd.wasm] [--site DIR] [--remote FILE]
 
 import { createHash } from "node:crypto";
 import { copyFileSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
@@ -10,7 +11,7 @@ import { parseArgs } from "node:util";
 import { gzipSync } from "node:zlib";
 import { build } from "esbuild";
 
-const { values: args } = parseArgs({ options: { wasm: { type: "string", default: "../build/wasm/dnd.wasm" }, site: { type: "string" } } });
+const { values: args } = parseArgs({ options: { wasm: { type: "string", default: "../build/wasm/dnd.wasm" }, site: { type: "string" }, remote: { type: "string" } } });
 if (!existsSync(args.wasm)) throw new Error(`${args.wasm} is missing: run make wasm`);
 const common = { bundle: true, format: "esm", target: "es2022", minify: true, legalComments: "none", logLevel: "warning" };
 
@@ -18,6 +19,7 @@ rmSync("dist", { recursive: true, force: true });
 await build({ ...common, entryPoints: ["src/index.ts", "src/worker.ts"], outdir: "dist" });
 copyFileSync(args.wasm, "dist/dnd.wasm");
 if (args.site) await site(args.site);
+if (args.remote) await build({ ...common, entryPoints: ["test/remote.ts"], outfile: args.remote });
 
 async function site(dir) {
   rmSync(dir, { recursive: true, force: true });

@@ -2,7 +2,8 @@
 # Installs what comes from the system's package manager.
 #
 #	system.sh vulkan        Vulkan loader and Mesa's drivers, the software one included
-#	system.sh swiftshader   a second software Vulkan device, which Chromium brings along
+#	system.sh chromium      a browser for the page's tests; it brings SwiftShader, a second
+#	                        software Vulkan device
 #	system.sh torch         PyTorch for CPUs, for the test that loads adapters with PEFT
 #
 # Debian and its descendants only, with root rights. Elsewhere it says what to install, and
@@ -17,10 +18,10 @@ vulkan)
 	advice="a Vulkan driver and loader"
 	present() { [ "$(uname -s)" != Linux ] || ldconfig -p 2>/dev/null | grep -q libvulkan.so.1; }
 	;;
-swiftshader)
-	packages=(chromium-common)
-	advice="SwiftShader's Vulkan driver, and name its manifest in the variable SWIFTSHADER_ICD"
-	present() { [ -f "${SWIFTSHADER_ICD:-/usr/lib/chromium/vk_swiftshader_icd.json}" ]; }
+chromium)
+	packages=(chromium)
+	advice="Chromium, and name it in the variable CHROMIUM and the manifest of its SwiftShader driver in SWIFTSHADER_ICD"
+	present() { [ -x "${CHROMIUM:-/usr/bin/chromium}" ] && [ -f "${SWIFTSHADER_ICD:-/usr/lib/chromium/vk_swiftshader_icd.json}" ]; }
 	;;
 torch)
 	packages=(python3 python3-torch)
@@ -28,7 +29,7 @@ torch)
 	present() { [ -n "${DND_PYTHON:-}" ]; }
 	;;
 *)
-	fail "usage: system.sh vulkan|swiftshader|torch"
+	fail "usage: system.sh vulkan|chromium|torch"
 	;;
 esac
 
