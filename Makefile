@@ -35,7 +35,7 @@ build: guest ## the commands, into build/bin, and the guest
 
 .PHONY: guest
 guest:
-	GOOS=wasip1 GOARCH=wasm CGO_ENABLED=0 GOEXPERIMENT= $(GO) build -buildmode=c-shared -trimpath -ldflags='-s -w' -o build/wasm/dnd.wasm ./wasm
+	GOOS=wasip1 GOARCH=wasm CGO_ENABLED=0 GOEXPERIMENT= $(GO) build -buildmode=c-shared -trimpath -buildvcs=false -ldflags='-s -w' -o build/wasm/dnd.wasm ./wasm
 
 .PHONY: wasm
 wasm: guest ## the guest for wazero and browsers, build/wasm/dnd.wasm, and its size

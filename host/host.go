@@ -33,7 +33,7 @@ import (
 type Options struct {
 	// Guest is the module: dnd.wasm of make wasm, or
 	//
-	//	GOOS=wasip1 GOARCH=wasm go build -buildmode=c-shared -trimpath -ldflags='-s -w' -o dnd.wasm github.com/drag-and-drop-lora/dnd/wasm
+	//	GOOS=wasip1 GOARCH=wasm go build -buildmode=c-shared -trimpath -buildvcs=false -ldflags='-s -w' -o dnd.wasm github.com/drag-and-drop-lora/dnd/wasm
 	Guest []byte
 	// Executor runs the guest's Programs.
 	Executor graph.Executor

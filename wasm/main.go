@@ -4,7 +4,7 @@
 // calls, whose documentation is the ABI. It owns the memory that crosses the border and
 // turns panics into messages; it decides nothing else.
 //
-//	GOOS=wasip1 GOARCH=wasm go build -buildmode=c-shared -trimpath -ldflags='-s -w' -o dnd.wasm ./wasm
+//	GOOS=wasip1 GOARCH=wasm go build -buildmode=c-shared -trimpath -buildvcs=false -ldflags='-s -w' -o dnd.wasm ./wasm
 package main
 
 import (
