@@ -56,6 +56,11 @@ demo: deps-run build ## an adapter from the prompts of an unseen task, and the b
 	build/bin/dndgen generate --prompts $(DEMO_PROMPTS) --out build/demo/adapter
 	build/bin/dndtrain answer --base $(DEMO_BASE) --adapter build/demo/adapter --prompts $(DEMO_PROMPTS)
 
+.PHONY: science
+science: deps-run build ## the claim from nothing: a tiny base, its LoRAs, a generator, tasks it never saw
+	@$(SETUP)/assets.sh minilm
+	build/bin/dndtrain science --out build/science
+
 .PHONY: test
 test: lint deps build web ## lint, then every test; those of GPU code on two Vulkan drivers and in Chromium
 	VK_DRIVER_FILES=$(LAVAPIPE) $(GO) test -timeout $(TEST_TIMEOUT) $$($(GO) list ./... | grep -vxF -f <(printf '%s\n' $(GPU_PACKAGES) $(BROWSER_PACKAGES)))

@@ -47,24 +47,26 @@ func New(c Config, seed int64, b backend.Backend) (*Model, error) {
 	return newModel(c, nil, weights, b)
 }
 
-// Restore makes a model of a configuration from the tensors that Tensors gave.
-func Restore(c Config, f *safetensors.File, b backend.Backend) (*Model, error) {
-	if err := c.validate(); err != nil {
-		return nil, fmt.Errorf("lm: %w", err)
-	}
-	weights := map[string][]float32{}
-	_, untied := f.Lookup(headName)
-	for _, w := range c.weights(!untied) {
-		v, err := f.Float32s(w.name)
+// Replace gives the model the weights that Tensors wrote of one of the same configuration.
+// What was compiled stays.
+func (m *Model) Replace(f *safetensors.File) error {
+	var weights []*tensors.Tensor
+	for i, name := range m.names {
+		v, err := f.Float32s(name)
 		if err != nil {
-			return nil, fmt.Errorf("lm: %w", err)
+			free(weights)
+			return fmt.Errorf("lm: %w", err)
 		}
-		if n := (safetensors.Info{Shape: w.shape}).Elements(); int64(len(v)) != n {
-			return nil, fmt.Errorf("lm: tensor %s has %d values, expected shape %v", w.name, len(v), w.shape)
+		shape := m.weights[i].Shape()
+		if len(v) != shape.Size() {
+			free(weights)
+			return fmt.Errorf("lm: tensor %s has %d values, expected shape %v", name, len(v), shape.Dimensions)
 		}
-		weights[w.name] = v
+		weights = append(weights, tensors.FromFlatDataAndDimensions(v, shape.Dimensions...))
 	}
-	return newModel(c, nil, weights, b)
+	free(m.weights)
+	m.weights = weights
+	return nil
 }
 
 // Tensors are the weights for a file, by their Hugging Face names.

@@ -1,0 +1,72 @@
+package main
+
+import (
+	"context"
+	"io"
+	"path/filepath"
+
+	"github.com/spf13/pflag"
+
+	"github.com/drag-and-drop-lora/dnd/cmd/internal/cli"
+	"github.com/drag-and-drop-lora/dnd/trainer/backend"
+	"github.com/drag-and-drop-lora/dnd/trainer/science"
+)
+
+func runScience(flags *pflag.FlagSet) cli.Run {
+	out := flags.String("out", filepath.Join("build", "science"), "folder for result.json, result.md, result.png and what a stopped run goes on with")
+	tier := flags.String("tier", "s", "size of the experiment: s, a tiny base and tasks that compose")
+	splits := flags.Int("splits", 2, "divisions of the tasks into training and test")
+	loss := flags.String("loss", science.Defaults().Loss, "the generator's loss: weights, task (the base's, through the generated adapter) or both")
+	reduced := flags.Bool("reduced", false, "a smaller experiment of about a minute")
+	encoderDir := flags.String("encoder", filepath.Join("build", "deps", "minilm"), "text encoder (Hugging Face folder)")
+	name := flags.String("backend", backend.Auto, "auto, pjrt or cpu")
+	return func(ctx context.Context, e *cli.Env, _ []string) error {
+		if err := cli.OneOf("tier", *tier, "s"); err != nil {
+			return err
+		}
+		if err := cli.OneOf("loss", *loss, science.Losses...); err != nil {
+			return err
+		}
+		if err := cli.OneOf("backend", *name, backend.Auto, backend.PJRT, backend.CPU); err != nil {
+			return err
+		}
+		if *splits < 1 || *splits > 16 {
+			return cli.Usagef("--splits is %d, expected 1 to 16", *splits)
+		}
+		c := science.Defaults()
+		if *reduced {
+			c = science.Reduced()
+		}
+		c.Loss = *loss
+		// The first of the splits that the recipe's choices were not made on.
+		first := c.Splits[0]
+		c.Splits = nil
+		for i := range *splits {
+			c.Splits = append(c.Splits, first+int64(i))
+		}
+		b, err := openBackend(e, *name)
+		if err != nil {
+			return err
+		}
+		defer b.Finalize()
+		bar := e.Bar()
+		result, err := science.Run(ctx, c, *encoderDir, *out, b, func(p science.Progress) {
+			if p.Total == 0 {
+				bar.Done()
+				e.Message("%s: %s", p.Stage, p.Note)
+				return
+			}
+			bar.Set(p.Stage, int64(p.Done), int64(p.Total), p.Note)
+		})
+		bar.Done()
+		if err != nil {
+			return err
+		}
+		var failed error
+		err = e.Result(result, func(w io.Writer) { failed = result.Markdown(w) })
+		if err != nil {
+			return err
+		}
+		return failed
+	}
+}

@@ -1,0 +1,341 @@
+package science
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"slices"
+
+	"github.com/gomlx/gomlx/core/graph"
+	"github.com/gomlx/gomlx/core/tensors"
+
+	"github.com/drag-and-drop-lora/dnd/graph/decoder"
+	"github.com/drag-and-drop-lora/dnd/graph/lora"
+	"github.com/drag-and-drop-lora/dnd/graph/safetensors"
+	"github.com/drag-and-drop-lora/dnd/trainer/adamw"
+	"github.com/drag-and-drop-lora/dnd/trainer/backend"
+	"github.com/drag-and-drop-lora/dnd/trainer/fit"
+	"github.com/drag-and-drop-lora/dnd/trainer/lm"
+	"github.com/drag-and-drop-lora/dnd/trainer/model"
+)
+
+// network is the generator: a decoder that can be fitted and run. What it compiled serves every fit of
+// the same configuration.
+type network struct {
+	c      *Config
+	b      backend.Backend
+	m      *lm.Model // the base, for the loss on answers
+	config decoder.Config
+	layout *lora.Layout
+	list   []decoder.Tensor // of what is fitted
+
+	weights, task, forward *graph.Exec
+}
+
+func newNetwork(c *Config, width int, m *lm.Model, b backend.Backend) (*network, error) {
+	g := &network{c: c, b: b, m: m}
+	var err error
+	if g.config, g.layout, err = c.decoder(width); err != nil {
+		return nil, err
+	}
+	g.list = fit.Tensors(g.config)
+	if g.weights, err = graph.NewExec(b.Backend, func(in []*graph.Node) []*graph.Node { return g.step(in, false) }); err != nil {
+		return nil, err
+	}
+	if g.task, err = graph.NewExec(b.Backend, func(in []*graph.Node) []*graph.Node { return g.step(in, true) }); err != nil {
+		return nil, err
+	}
+	g.forward, err = graph.NewExec(b.Backend, func(in []*graph.Node) *graph.Node { return g.decode(in[1:], in[0]) })
+	return g, err
+}
+
+func (g *network) close() {
+	for _, e := range []*graph.Exec{g.weights, g.task, g.forward} {
+		e.Finalize()
+	}
+}
+
+// decode is condition (items,N,L,C) to standardised weight tokens (items,T,h,w).
+func (g *network) decode(params []*graph.Node, condition *graph.Node) *graph.Node {
+	plain := g.config
+	plain.Affine = false
+	p := model.Params{}
+	for i, t := range g.list {
+		p[t.Name] = params[i]
+	}
+	return model.Decode(plain, p, condition, nil, g.b.NativeConvolution(), nil)
+}
+
+// step is one step's graph. Inputs: condition, target (items,T,h,w), weight (1,T,1,1),
+// rate, two corrections, averaging; with task also the share of the loss on weights,
+// scale (1,T,1,1), offset (1,T,h,w), a batch of the base (items·records rows), the base's
+// weights and A of every target; then params, moments, averages. Outputs: the loss on
+// weights, the loss on answers, params, moments, averages.
+func (g *network) step(in []*graph.Node, task bool) []*graph.Node {
+	condition, target, weight := in[0], in[1], in[2]
+	rate, correct1, correct2, averaging := in[3], in[4], in[5], in[6]
+	n := len(g.list)
+	state := in[len(in)-4*n:]
+	params, first, second, average := state[:n], state[n:2*n], state[2*n:3*n], state[3*n:]
+	output := g.decode(params, condition)
+	onWeights := model.Loss(output, target, weight)
+	loss, onAnswers := onWeights, graph.ZerosLike(onWeights)
+	if task {
+		share, scale, offset := in[7], in[8], in[9]
+		batch, rest := in[10:14], in[14:len(in)-4*n]
+		k := len(g.m.Weights())
+		w, a := rest[:k], rest[k:]
+		tokens := graph.Add(graph.Mul(output, scale), offset)
+		b := matrices(g.layout, g.c.Generator.Chunk, tokens)
+		base := g.layout.Base()
+		nll, _ := g.m.Losses(w, a, b, base.Alpha/float64(base.Rank), batch[0], batch[1], batch[2])
+		mask := graph.Reshape(batch[3], nll.Shape().Size())
+		onAnswers = graph.Div(graph.ReduceAllSum(graph.Mul(nll, mask)), graph.ReduceAllSum(mask))
+		loss = graph.Add(onAnswers, graph.Mul(onWeights, share))
+	}
+	grads := graph.Gradient(loss, params...)
+	next := adamw.Update(adamw.Config{Beta1: 0.9, Beta2: 0.999, Epsilon: 1e-8, Clip: 1, Decay: g.c.Generator.Decay}, params, grads, first, second, rate, correct1, correct2)
+	for i, p := range next.Params {
+		average[i] = graph.Add(graph.Mul(average[i], averaging), graph.Mul(p, graph.OneMinus(averaging)))
+	}
+	return slices.Concat([]*graph.Node{onWeights, onAnswers}, next.Params, next.First, next.Second, average)
+}
+
+// example is what a generator is fitted on: conditions, collected LoRAs and records of
+// the training tasks.
+type material struct {
+	conditions *conditions
+	corpus     *corpus
+	loras      *collection
+	split      *Split
+}
+
+// fitted is a generator's weights, averaged over the last steps, with what its output is
+// standardised by.
+type fitted struct {
+	params   [][]float32
+	standard *standard
+	steps    int
+}
+
+// fit fits a generator. It hands every candidate to pick, which keeps what it likes.
+func (g *network) fit(ctx context.Context, x *material, loss string, pick func(*fitted) error, report func(done, total int, onWeights, onAnswers float64)) error {
+	c := &g.c.Generator
+	t, h, w := g.layout.Shape()
+	var targets [][][]float32 // by task, by checkpoint
+	var flat [][]float32
+	for i := range x.split.Train {
+		var list [][]float32
+		for _, adapters := range x.loras.checkpoints {
+			tokens := make([]float32, t*h*w)
+			if err := g.layout.Encode(adapters[i], lora.Float32, tokens); err != nil {
+				return err
+			}
+			list = append(list, tokens)
+			flat = append(flat, slices.Clone(tokens))
+		}
+		targets = append(targets, list)
+	}
+	std := standardise(g.layout, flat)
+	for _, list := range targets {
+		for _, tokens := range list {
+			std.apply(tokens)
+		}
+	}
+
+	state := make([]*tensors.Tensor, 0, 4*len(g.list))
+	initial := fit.Initial(g.config, c.Seed)
+	for kind := range 4 {
+		for i, tensor := range g.list {
+			v := initial[i]
+			if kind == 1 || kind == 2 {
+				v = make([]float32, len(v))
+			}
+			state = append(state, tensors.FromFlatDataAndDimensions(slices.Clone(v), tensor.Shape...))
+		}
+	}
+	defer func() { free(state) }()
+
+	constants := []*tensors.Tensor{tensors.FromFlatDataAndDimensions(std.weight, 1, t, 1, 1), tensors.FromFlatDataAndDimensions(std.scale, 1, t, 1, 1),
+		tensors.FromFlatDataAndDimensions(std.offset, 1, t, h, w)}
+	var a []*tensors.Tensor
+	for i, target := range g.layout.Base().Targets {
+		a = append(a, tensors.FromFlatDataAndDimensions(x.loras.last()[0].Pairs[i].A, g.layout.Base().Rank, target.In))
+	}
+	defer func() { free(constants, a) }()
+
+	weightSteps, taskSteps := c.WeightSteps, c.TaskSteps
+	switch loss {
+	case LossWeights:
+		weightSteps, taskSteps = weightSteps+taskSteps, 0
+	case LossTask:
+		weightSteps, taskSteps = 0, weightSteps+taskSteps
+	}
+	total := weightSteps + taskSteps
+	rng := rand.New(rand.NewPCG(uint64(c.Seed), 0x6e4))
+	for i := range total {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		task := i >= weightSteps
+		items, rate := c.WeightBatch, cosine(c.WeightRate, i, weightSteps, c.WarmUp)
+		if task {
+			items, rate = c.TaskBatch, cosine(c.TaskRate, i-weightSteps, taskSteps, c.WarmUp)
+		}
+		var condition, target []float32
+		var examples []lm.Example
+		for range items {
+			k := rng.IntN(len(x.split.Train))
+			name := x.split.Train[k]
+			condition = drawn(condition, x.conditions.seen[name], c.Texts, rng)
+			dropTokens(condition[len(condition)-c.Texts*c.Length*x.conditions.width:], x.conditions.width, c.Drop, rng)
+			target = append(target, targets[k][rng.IntN(len(targets[k]))]...)
+			if task {
+				for range c.TaskRecords {
+					examples = append(examples, x.corpus.train[name][rng.IntN(len(x.corpus.train[name]))])
+				}
+			}
+		}
+		averaging := min(c.Average, float64(1+i)/float64(10+i))
+		args := []any{tensors.FromFlatDataAndDimensions(condition, items, c.Texts, c.Length, x.conditions.width),
+			tensors.FromFlatDataAndDimensions(target, items, t, h, w), constants[0],
+			float32(rate), float32(1 - math.Pow(0.9, float64(i+1))), float32(1 - math.Pow(0.999, float64(i+1))), float32(averaging)}
+		fresh := []*tensors.Tensor{args[0].(*tensors.Tensor), args[1].(*tensors.Tensor)}
+		exec := g.weights
+		if task {
+			share := c.TaskWeights
+			if loss == LossTask {
+				share = 0
+			}
+			batch, err := lm.Inputs(examples, size)
+			if err != nil {
+				return err
+			}
+			args = append(append(args, float32(share), constants[1], constants[2]), batch...)
+			for _, list := range [][]*tensors.Tensor{g.m.Weights(), a} {
+				for _, v := range list {
+					args = append(args, v)
+				}
+			}
+			exec = g.task
+		}
+		for _, v := range state {
+			args = append(args, v)
+		}
+		out, err := exec.Call(args...)
+		if err != nil {
+			return fmt.Errorf("science: step %d of the generator: %w", i+1, err)
+		}
+		free(state, fresh)
+		state = out[2:]
+		onWeights, onAnswers := float64(tensors.ToScalar[float32](out[0])), float64(tensors.ToScalar[float32](out[1]))
+		free(out[:2])
+		if v := onWeights + onAnswers; math.IsNaN(v) || math.IsInf(v, 0) {
+			return fmt.Errorf("science: the generator's loss is %v at step %d: lower its learning rate", v, i+1)
+		}
+		report(i+1, total, onWeights, onAnswers)
+		if i == total-1 || (i+1)%c.SaveEvery == 0 && i+1 >= weightSteps {
+			f := &fitted{standard: std, steps: i + 1}
+			for _, v := range state[3*len(g.list):] {
+				p, err := tensors.CopyFlatData[float32](v)
+				if err != nil {
+					return err
+				}
+				f.params = append(f.params, p)
+			}
+			if err := pick(f); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// cosine is a linear warm-up, then a cosine to a hundredth.
+func cosine(rate float64, step, steps, warmUp int) float64 {
+	warm := min(1, float64(step+1)/float64(max(warmUp, 1)))
+	return rate * warm * (0.01 + 0.99*(1+math.Cos(math.Pi*float64(step)/float64(steps)))/2)
+}
+
+// generate makes an adapter of each condition (N,L,C).
+func (g *network) generate(f *fitted, list [][]float32) ([]*lora.Adapter, error) {
+	c := &g.c.Generator
+	var condition []float32
+	for _, x := range list {
+		condition = append(condition, x...)
+	}
+	in := tensors.FromFlatDataAndDimensions(condition, len(list), c.Texts, c.Length, g.config.Features[0][2])
+	args, own := []any{in}, []*tensors.Tensor{in}
+	for i, t := range g.list {
+		v := tensors.FromFlatDataAndDimensions(f.params[i], t.Shape...)
+		args, own = append(args, v), append(own, v)
+	}
+	defer func() { free(own) }()
+	out, err := g.forward.Call(args...)
+	if err != nil {
+		return nil, fmt.Errorf("science: generate: %w", err)
+	}
+	defer free(out)
+	tokens, err := tensors.CopyFlatData[float32](out[0])
+	if err != nil {
+		return nil, err
+	}
+	t, h, w := g.layout.Shape()
+	n := t * h * w
+	adapters := make([]*lora.Adapter, len(list))
+	for i := range adapters {
+		x := tokens[i*n : (i+1)*n]
+		for j := range x {
+			x[j] = x[j]*f.standard.scale[j/(h*w)] + f.standard.offset[j]
+		}
+		if adapters[i], err = g.layout.Decode(x, lora.Float32); err != nil {
+			return nil, err
+		}
+	}
+	return adapters, nil
+}
+
+// stepsName is the tensor that says after how many steps a candidate was taken.
+const stepsName = "steps"
+
+// tensors are the fitted weights for a file, named as in a generator package.
+func (g *network) tensors(f *fitted) []safetensors.Tensor {
+	var list []safetensors.Tensor
+	for i, t := range g.list {
+		list = append(list, safetensors.FromFloat32s(t.Name, safetensors.F32, f.params[i], t.Shape...))
+	}
+	list = append(list, safetensors.FromFloat32s(stepsName, safetensors.F32, []float32{float32(f.steps)}))
+	t, h, w := g.layout.Shape()
+	return append(list, safetensors.FromFloat32s("output.scale", safetensors.F32, f.standard.scale, t),
+		safetensors.FromFloat32s("output.offset", safetensors.F32, f.standard.offset, t, h, w))
+}
+
+// read is the way back.
+func (g *network) read(f *safetensors.File) (*fitted, error) {
+	steps, err := f.Float32s(stepsName)
+	if err != nil || len(steps) != 1 {
+		return nil, fmt.Errorf("science: tensor %s: expected one number: %w", stepsName, err)
+	}
+	out := &fitted{standard: &standard{}, steps: int(steps[0])}
+	for _, t := range g.list {
+		v, err := f.Float32s(t.Name)
+		if err != nil {
+			return nil, err
+		}
+		out.params = append(out.params, v)
+	}
+	if out.standard.scale, err = f.Float32s("output.scale"); err != nil {
+		return nil, err
+	}
+	out.standard.offset, err = f.Float32s("output.offset")
+	return out, err
+}
+
+func free(lists ...[]*tensors.Tensor) {
+	for _, list := range lists {
+		for _, x := range list {
+			x.MustFinalizeAll()
+		}
+	}
+}

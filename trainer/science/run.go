@@ -1,0 +1,290 @@
+package science
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/drag-and-drop-lora/dnd/graph/lora"
+	"github.com/drag-and-drop-lora/dnd/graph/safetensors"
+	"github.com/drag-and-drop-lora/dnd/trainer/backend"
+	"github.com/drag-and-drop-lora/dnd/trainer/lm"
+)
+
+// The conditions that methods are compared under.
+const (
+	UnseenTask    = "unseen combination"
+	UnseenWording = "unseen combination, unseen wording"
+	StrictTask    = "unseen combination, unseen by the base too"
+)
+
+// Progress is how far a stage is, or, with no total, a finding worth printing.
+type Progress struct {
+	Stage       string
+	Done, Total int
+	Note        string
+}
+
+// experiment is a run's state: one model whose weights are replaced from variant to
+// variant, so that nothing is compiled twice.
+type experiment struct {
+	c       *Config
+	b       backend.Backend
+	store   store
+	report  func(Progress)
+	m       *lm.Model
+	scorer  *lm.Scorer
+	corpus  *corpus
+	prompts *conditions
+	net     *network
+	result  *Result
+}
+
+// Run runs the experiment: OUT/stages keeps what was computed, and a run that was stopped
+// goes on there; OUT/result.json, result.md and result.png are what came out. encoderDir is
+// the text encoder in Hugging Face layout. report may be nil.
+func Run(ctx context.Context, c Config, encoderDir, out string, b backend.Backend, report func(Progress)) (*Result, error) {
+	if report == nil {
+		report = func(Progress) {}
+	}
+	if err := c.Validate(); err != nil {
+		return nil, err
+	}
+	var splits []Split
+	for _, seed := range c.Splits {
+		s, err := newSplit(seed, &c)
+		if err != nil {
+			return nil, err
+		}
+		splits = append(splits, s)
+	}
+	e := &experiment{c: &c, b: b, store: store{dir: stagesDir(out)}, report: report, result: &Result{Config: c, Device: b.Device, Seconds: map[string]float64{}}}
+	if err := os.MkdirAll(e.store.dir, 0o755); err != nil {
+		return nil, err
+	}
+	begin := time.Now()
+	var err error
+	if e.corpus, err = newCorpus(&c); err != nil {
+		return nil, err
+	}
+	f, err := e.stage("conditions", []any{c.Values, c.Prompts, c.Generator.Length, encoderDir}, func(report func(done, total int, note string)) ([]safetensors.Tensor, error) {
+		return encodePrompts(ctx, &c, encoderDir, b, func(done, total int) { report(done, total, "") })
+	})
+	if err != nil {
+		return nil, err
+	}
+	e.prompts, err = readConditions(f, tasks(c.Values))
+	f.Close()
+	if err != nil {
+		return nil, err
+	}
+	if e.m, err = lm.New(c.model(), c.Base.Seed, b); err != nil {
+		return nil, err
+	}
+	defer e.m.Close()
+	if e.scorer, err = e.m.NewScorer(size); err != nil {
+		return nil, err
+	}
+	defer e.scorer.Close()
+	if e.net, err = newNetwork(&c, e.prompts.width, e.m, b); err != nil {
+		return nil, err
+	}
+	defer e.net.close()
+	for i := range splits {
+		if err := e.variant(ctx, &splits[i], false); err != nil {
+			return nil, err
+		}
+		if !c.Strict {
+			continue
+		}
+		if err := e.variant(ctx, &splits[i], true); err != nil {
+			return nil, err
+		}
+	}
+	e.result.summarise()
+	e.result.Seconds["this run"] = time.Since(begin).Seconds()
+	return e.result, e.result.write(out)
+}
+
+// stage is store.stage with progress and time.
+func (e *experiment) stage(name string, key any, fill func(report func(done, total int, note string)) ([]safetensors.Tensor, error)) (*safetensors.File, error) {
+	f, seconds, err := e.store.stage(name, key, func() ([]safetensors.Tensor, error) {
+		return fill(func(done, total int, note string) { e.report(Progress{name, done, total, note}) })
+	})
+	e.result.Seconds[name] = seconds
+	return f, err
+}
+
+// variant runs a split, with a base that saw all combinations or, strict, only the
+// training's.
+func (e *experiment) variant(ctx context.Context, s *Split, strict bool) error {
+	c := e.c
+	prefix := fmt.Sprintf("split%d-", s.Seed)
+	list, baseName := tasks(c.Values), "base"
+	if strict {
+		prefix += "strict-"
+		list, baseName = s.Train, prefix+"base"
+	}
+	note := func(loss float64) string { return fmt.Sprintf("loss %.4f", loss) }
+	key := []any{c.Values, c.Base, list}
+	f, err := e.stage(baseName, key, func(report func(int, int, string)) ([]safetensors.Tensor, error) {
+		return trainBase(ctx, c, list, e.b, func(done, total int, loss float64) { report(done, total, note(loss)) })
+	})
+	if err != nil {
+		return err
+	}
+	err = e.m.Replace(f)
+	f.Close()
+	if err != nil {
+		return err
+	}
+
+	key = append(key, *s, s.Train, s.Validation, s.Test, c.Records, c.LoRA)
+	if f, err = e.stage(prefix+"loras", key, func(report func(int, int, string)) ([]safetensors.Tensor, error) {
+		l, err := tune(ctx, c, e.m, e.corpus, s, func(done, total int, loss float64) { report(done, total, note(loss)) })
+		if err != nil {
+			return nil, err
+		}
+		return l.tensors(), nil
+	}); err != nil {
+		return err
+	}
+	loras, err := readCollection(f, c.lora(), collectionTasks(s))
+	f.Close()
+	if err != nil {
+		return err
+	}
+	x := &material{e.prompts, e.corpus, loras, s}
+	choose := held(c, e.scorer, x, false, false)
+	contests := []*contest{held(c, e.scorer, x, true, false), held(c, e.scorer, x, true, true)}
+	names := []string{UnseenTask, UnseenWording}
+	if strict {
+		contests, names = contests[:1], []string{StrictTask}
+	}
+
+	known := newLinear(x)
+	check, err := e.additive(ctx, known, contests[0])
+	if err != nil {
+		return err
+	}
+	e.report(Progress{Stage: prefix + "loras", Note: fmt.Sprintf(
+		"additive check on true attributes: exact match %.3f (own-task LoRAs %.3f), %.2f of the weights' variance explained", check.Additive, check.Own, check.Explained)})
+	r, strength, err := known.pickRidge(ctx, choose)
+	if err != nil {
+		return err
+	}
+	joint, err := e.joint(ctx, prefix, key, s, choose)
+	if err != nil {
+		return err
+	}
+	fitted, err := e.fit(ctx, prefix, append(key, c.Generator, c.Loss, c.Prompts), x, choose)
+	if err != nil {
+		return err
+	}
+	for i, k := range contests {
+		e.report(Progress{Stage: prefix + "score", Done: i, Total: len(contests)})
+		scores, err := k.rivals(ctx, known, r, joint)
+		if err != nil {
+			return err
+		}
+		if err := k.generated(ctx, e.net, fitted, scores); err != nil {
+			return err
+		}
+		e.result.add(s.Seed, names[i], k.tasks, scores, Choices{Check: *check, RidgeStrength: strength, GeneratorSteps: fitted.steps})
+	}
+	return nil
+}
+
+// Check is the diagnostic of alignment: what weights that only add up reach with the true
+// attributes.
+type Check struct {
+	Additive  float64 `json:"additive_exact"`
+	Own       float64 `json:"own_exact"`
+	Explained float64 `json:"variance_explained"`
+}
+
+func (e *experiment) additive(ctx context.Context, l *linear, k *contest) (*Check, error) {
+	predicted, err := l.additive(k.tasks)
+	if err != nil {
+		return nil, err
+	}
+	scores, err := k.simple(ctx, predicted)
+	if err != nil {
+		return nil, err
+	}
+	own, err := k.simple(ctx, k.own)
+	if err != nil {
+		return nil, err
+	}
+	return &Check{meanScore(scores).Exact, meanScore(own).Exact, l.explained(predicted, k.own)}, nil
+}
+
+// joint tunes the joint LoRA and lets the validation tasks pick among its candidates.
+func (e *experiment) joint(ctx context.Context, prefix string, key []any, s *Split, choose *contest) (*lora.Adapter, error) {
+	f, err := e.stage(prefix+"joint", append(slices.Clone(key), e.c.Joint), func(report func(int, int, string)) ([]safetensors.Tensor, error) {
+		candidates, err := tuneJoint(ctx, e.c, e.m, e.corpus, s, func(done, total int, loss float64) { report(done, total, fmt.Sprintf("loss %.4f", loss)) })
+		if err != nil {
+			return nil, err
+		}
+		var best *lora.Adapter
+		var top TaskScore
+		for _, a := range candidates {
+			scores, err := choose.simple(ctx, repeat(a, len(choose.tasks)))
+			if err != nil {
+				return nil, err
+			}
+			if m := meanScore(scores); best == nil || m.better(top) {
+				best, top = a, m
+			}
+		}
+		return (&collection{tasks: make([]Task, 1), checkpoints: [][]*lora.Adapter{{best}}}).tensors(), nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	l, err := readCollection(f, e.c.lora(), make([]Task, 1))
+	if err != nil {
+		return nil, err
+	}
+	return l.last()[0], nil
+}
+
+// better is by exact match, then by likelihood.
+func (s TaskScore) better(than TaskScore) bool {
+	return s.Exact > than.Exact || s.Exact == than.Exact && s.NLL < than.NLL
+}
+
+// validationDraws is how many draws of prompts a candidate generator is chosen by.
+const validationDraws = 2
+
+// fit fits the generator; the validation tasks pick among its candidates.
+func (e *experiment) fit(ctx context.Context, prefix string, key []any, x *material, choose *contest) (*fitted, error) {
+	f, err := e.stage(prefix+"generator", key, func(report func(int, int, string)) ([]safetensors.Tensor, error) {
+		var best *fitted
+		var top TaskScore
+		pick := func(f *fitted) error {
+			scores, err := choose.repeated(ctx, validationDraws, "", func(conditions [][]float32) ([]*lora.Adapter, error) { return e.net.generate(f, conditions) })
+			if err != nil {
+				return err
+			}
+			if m := meanScore(scores); best == nil || m.better(top) {
+				best, top = f, m
+			}
+			return nil
+		}
+		if err := e.net.fit(ctx, x, e.c.Loss, pick, func(done, total int, onWeights, onAnswers float64) {
+			report(done, total, fmt.Sprintf("loss on weights %.4f, on answers %.4f", onWeights, onAnswers))
+		}); err != nil {
+			return nil, err
+		}
+		return e.net.tensors(best), nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return e.net.read(f)
+}

@@ -1,0 +1,106 @@
+package science
+
+import (
+	"math"
+	"math/rand/v2"
+	"sort"
+)
+
+// Interval is a mean with its 95 % confidence interval.
+type Interval struct {
+	Value float64 `json:"value"`
+	Low   float64 `json:"low"`
+	High  float64 `json:"high"`
+}
+
+// Average is a method's result over tasks.
+type Average struct {
+	Exact Interval `json:"exact"`
+	NLL   Interval `json:"nll"`
+	// Deviation is that of the mean exact match over draws of prompts; 0 without draws.
+	Deviation float64 `json:"deviation"`
+	// Gap is how much of the way from the base's exact match to the own-task LoRA's is gone.
+	Gap Interval `json:"gap_closed"`
+}
+
+// resamples is how often the bootstrap draws tasks anew.
+const resamples = 2000
+
+// bootstrap is the statistic of all n tasks and its interval over draws of n tasks with
+// repetition: what it would be for other tasks of the kind.
+func bootstrap(n int, statistic func(tasks []int) float64) Interval {
+	all := make([]int, n)
+	for i := range all {
+		all[i] = i
+	}
+	rng := rand.New(rand.NewPCG(1, 0xb007))
+	values := make([]float64, resamples)
+	picked := make([]int, n)
+	for i := range values {
+		for j := range picked {
+			picked[j] = rng.IntN(n)
+		}
+		values[i] = statistic(picked)
+	}
+	sort.Float64s(values)
+	return Interval{statistic(all), values[resamples*25/1000], values[resamples*975/1000-1]}
+}
+
+func exactMean(scores []TaskScore, tasks []int) float64 {
+	s := 0.0
+	for _, i := range tasks {
+		s += scores[i].Exact
+	}
+	return s / float64(len(tasks))
+}
+
+// averages sums a contest's scores up.
+func averages(scores map[string][]TaskScore) map[string]Average {
+	all := map[string]Average{}
+	base, own := scores[MethodBase], scores[MethodOwn]
+	for method, list := range scores {
+		n := len(list)
+		all[method] = Average{
+			Exact: bootstrap(n, func(tasks []int) float64 { return exactMean(list, tasks) }),
+			NLL: bootstrap(n, func(tasks []int) float64 {
+				s := 0.0
+				for _, i := range tasks {
+					s += list[i].NLL
+				}
+				return s / float64(n)
+			}),
+			Deviation: overDraws(list),
+			Gap: bootstrap(n, func(tasks []int) float64 {
+				from := exactMean(base, tasks)
+				return (exactMean(list, tasks) - from) / (exactMean(own, tasks) - from)
+			}),
+		}
+	}
+	return all
+}
+
+// lead is by how much a's exact match exceeds b's on the same tasks.
+func lead(a, b []TaskScore) Interval {
+	return bootstrap(len(a), func(tasks []int) float64 { return exactMean(a, tasks) - exactMean(b, tasks) })
+}
+
+// overDraws is the sample deviation over draws of the mean exact match.
+func overDraws(list []TaskScore) float64 {
+	draws := len(list[0].draws)
+	if draws < 2 {
+		return 0
+	}
+	means := make([]float64, draws)
+	total := 0.0
+	for d := range means {
+		for _, s := range list {
+			means[d] += s.draws[d] / float64(len(list))
+		}
+		total += means[d] / float64(draws)
+	}
+	square := 0.0
+	for _, m := range means {
+		square += (m - total) * (m - total)
+	}
+	return math.Sqrt(square / float64(draws-1))
+}

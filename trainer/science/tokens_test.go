@@ -1,0 +1,114 @@
+package science
+
+import (
+	"math"
+	"math/rand/v2"
+	"testing"
+
+	"github.com/gomlx/gomlx/core/graph"
+	"github.com/gomlx/gomlx/core/tensors"
+
+	"github.com/drag-and-drop-lora/dnd/graph/lora"
+	"github.com/drag-and-drop-lora/dnd/trainer/backend"
+)
+
+// The graph that the loss on answers goes back through decodes weight tokens as package
+// lora does.
+func TestMatrices(t *testing.T) {
+	b, err := backend.Open(backend.PJRT)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Finalize()
+	c := Defaults()
+	l, err := lora.NewLayout(c.lora(), c.tiling())
+	if err != nil {
+		t.Fatal(err)
+	}
+	count, h, w := l.Shape()
+	const items = 2
+	rng := rand.New(rand.NewPCG(3, 3))
+	tokens := make([]float32, items*count*h*w)
+	for i := range tokens {
+		tokens[i] = float32(rng.NormFloat64()) * 0.3
+	}
+	exec, err := graph.NewExec(b.Backend, func(x *graph.Node) []*graph.Node { return matrices(l, c.Generator.Chunk, x) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer exec.Finalize()
+	out, err := exec.Call(tensors.FromFlatDataAndDimensions(tokens, items, count, h, w))
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := count * h * w
+	for k := range items {
+		want, err := l.Decode(tokens[k*n:(k+1)*n], lora.Float32)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, p := range want.Pairs {
+			got := tensors.MustCopyFlatData[float32](out[i])
+			got = got[k*len(p.B) : (k+1)*len(p.B)]
+			for j := range got {
+				if math.Abs(float64(got[j]-p.B[j])) > 1e-5 {
+					t.Fatalf("item %d, target %d, value %d: %v, want %v", k, i, j, got[j], p.B[j])
+				}
+			}
+		}
+	}
+}
+
+// Standardised tokens have mean 0 and mean square 1; constant ones are left out.
+func TestStandardise(t *testing.T) {
+	c := Defaults()
+	base := c.lora()
+	l, err := lora.NewLayout(base, c.tiling())
+	if err != nil {
+		t.Fatal(err)
+	}
+	count, h, w := l.Shape()
+	rng := rand.New(rand.NewPCG(4, 4))
+	first := make([][]float32, len(base.Targets))
+	var list [][]float32
+	for range 50 {
+		a := &lora.Adapter{Base: base}
+		for i, target := range base.Targets {
+			if first[i] == nil {
+				first[i] = normal(rng, base.Rank*target.In)
+			}
+			a.Pairs = append(a.Pairs, lora.Pair{A: first[i], B: normal(rng, base.Rank*target.Out)})
+		}
+		tokens := make([]float32, count*h*w)
+		if err := l.Encode(a, lora.Float32, tokens); err != nil {
+			t.Fatal(err)
+		}
+		list = append(list, tokens)
+	}
+	s := standardise(l, list)
+	a, b := l.FirstToken(0)
+	if s.scale[a] != 0 || s.weight[a] != 0 || s.scale[b] == 0 || s.weight[b] == 0 {
+		t.Errorf("scales of A %v and B %v, weights %v and %v", s.scale[a], s.scale[b], s.weight[a], s.weight[b])
+	}
+	square, cells := 0.0, 0
+	for _, tokens := range list {
+		s.apply(tokens)
+		for _, v := range tokens[b*h*w : (b+1)*h*w] {
+			if !math.IsNaN(float64(v)) {
+				square += float64(v) * float64(v)
+				cells++
+			}
+		}
+	}
+	if m := square / float64(cells); math.Abs(m-1) > 1e-3 {
+		t.Errorf("mean square %v, want 1", m)
+	}
+}
+
+func normal(rng *rand.Rand, n int) []float32 {
+	v := make([]float32, n)
+	for i := range v {
+		v[i] = float32(rng.NormFloat64())
+	}
+	return v
+}
