@@ -16,10 +16,13 @@ export GOEXPERIMENT := simd
 endif
 
 # Packages whose tests need a Vulkan device: they run once on each of two drivers.
-GPU_PACKAGES = $(shell $(GO) list ./gpu/... ./internal/conformance/... 2>/dev/null)
+GPU_PACKAGES = $(shell $(GO) list ./gpu/... 2>/dev/null)
 
 # Packages whose tests need Chromium and the page.
 BROWSER_PACKAGES = $(shell $(GO) list ./internal/chromium 2>/dev/null)
+
+# Where tests record their errors for make conformance.
+CONFORM = DND_CONFORMANCE=$(CURDIR)/build/conformance/records.jsonl
 
 # The two software drivers, found after set-up has put them there.
 LAVAPIPE    = $$(ls /usr/share/vulkan/icd.d/lvp_icd*.json | head -n 1)
@@ -70,6 +73,18 @@ test: lint deps build web ## lint, then every test; those of GPU code on two Vul
 	@# -short: a browser on a software device takes minutes for the largest cases, which the two above have run.
 	$(GO) test -count=1 -short -timeout $(TEST_TIMEOUT) $(BROWSER_PACKAGES)
 	npm test --prefix web
+
+.PHONY: conformance
+conformance: deps build web ## every backend's largest errors against the official outputs, as a table
+	@rm -rf build/conformance && mkdir -p build/conformance
+	$(CONFORM) $(GO) test -count=1 -run 'TestDecode$$|TestEncode$$' ./trainer/infer
+	VK_DRIVER_FILES=$(LAVAPIPE) $(CONFORM) $(GO) test -count=1 -timeout $(TEST_TIMEOUT) -run 'TestConformance|TestGeneration' ./gpu
+	VK_DRIVER_FILES=$(SWIFTSHADER) $(CONFORM) $(GO) test -count=1 -timeout $(TEST_TIMEOUT) -run 'TestConformance|TestGeneration' ./gpu
+	$(CONFORM) $(GO) test -count=1 -timeout $(TEST_TIMEOUT) $(BROWSER_PACKAGES)
+	@if build/bin/dndgen devices --json | grep '"type"' | grep -qv software; then \
+		$(CONFORM) $(GO) test -count=1 -timeout $(TEST_TIMEOUT) -run 'TestConformance|TestGeneration' ./gpu; \
+	else echo 'no GPU here: the table has software devices only'; fi
+	$(GO) run ./internal/conformance/report build/conformance/records.jsonl build/conformance
 
 .PHONY: lint
 lint: ## gofmt, vet, staticcheck, the wasm build and the layering of packages

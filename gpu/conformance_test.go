@@ -8,11 +8,13 @@ import (
 )
 
 func TestConformance(t *testing.T) {
-	conformance.RunAll(t, open(t, gpu.Options{Device: -1}))
+	d := open(t, gpu.Options{Device: -1})
+	conformance.RunAll(t, d, d.Info().Name)
 }
 
 func TestGeneration(t *testing.T) {
-	conformance.RunGeneration(t, open(t, gpu.Options{Device: -1}))
+	d := open(t, gpu.Options{Device: -1})
+	conformance.RunGeneration(t, d, d.Info().Name)
 }
 
 // BenchmarkConv is one convolution of a decoder's middle layers and one linear layer of

@@ -16,5 +16,7 @@ func TestConformance(t *testing.T) {
 	}
 	defer e.Close()
 	t.Logf("device: %s", e.Device())
-	conformance.RunAll(t, e)
+	backend := "Chromium, " + e.Device()
+	conformance.RunAll(t, e, backend)
+	t.Run("generation", func(t *testing.T) { conformance.RunGeneration(t, e, backend) })
 }

@@ -101,8 +101,8 @@ var groups = []struct {
 }
 
 // RunAll runs every case on exec, planned for WebGPU's default limits or less, and logs
-// the largest error of each.
-func RunAll(t *testing.T, exec graph.Executor) {
+// the largest error of each. backend is what records call it.
+func RunAll(t *testing.T, exec graph.Executor, backend string) {
 	for _, g := range groups {
 		t.Run(g.name, func(t *testing.T) {
 			cases, err := g.cases()
@@ -114,8 +114,13 @@ func RunAll(t *testing.T, exec graph.Executor) {
 					if c.Slow && testing.Short() {
 						t.Skip("slow")
 					}
-					if err := Run(context.Background(), exec, c, t.Logf); err != nil {
-						t.Fatal(err)
+					errs, err := Run(context.Background(), exec, c)
+					if err != nil {
+						t.Error(err)
+					}
+					for i, w := range c.Want {
+						t.Logf("%s: largest error %.3g, allowed %.3g", w.Name, errs[i], w.Tolerance)
+						Save(t, Record{backend, g.name + "/" + c.Name, errs[i], w.Tolerance})
 					}
 				})
 			}
@@ -139,15 +144,20 @@ func Cases() ([]Case, error) {
 	return all, nil
 }
 
-// Run runs one case and compares.
-func Run(ctx context.Context, exec graph.Executor, c Case, logf func(string, ...any)) error {
+// Run runs one case and compares: the largest error of each of c.Want, math.MaxFloat64
+// for what did not come or is no number.
+func Run(ctx context.Context, exec graph.Executor, c Case) (errs []float64, err error) {
+	errs = make([]float64, len(c.Want))
+	for i := range errs {
+		errs[i] = math.MaxFloat64
+	}
 	p, poison, guards := Fence(c.Program)
 	if err := p.Validate(); err != nil {
-		return err
+		return errs, err
 	}
 	result, err := exec.Run(ctx, p, c.Weights, append([]graph.Input{poison}, c.Inputs...), nil)
 	if err != nil {
-		return err
+		return errs, err
 	}
 	var bad []error
 	for _, g := range guards {
@@ -162,30 +172,30 @@ func Run(ctx context.Context, exec graph.Executor, c Case, logf func(string, ...
 			bad = append(bad, fmt.Errorf("%s: nothing was read", g))
 		}
 	}
-	for _, w := range c.Want {
+	for i, w := range c.Want {
 		worst, err := w.compare(result)
 		if err != nil {
 			bad = append(bad, err)
 		}
-		logf("%s: largest error %.3g, allowed %.3g", w.Name, worst, w.Tolerance)
+		errs[i] = worst
 	}
-	return errors.Join(bad...)
+	return errs, errors.Join(bad...)
 }
 
 func (w *Want) compare(result *graph.Result) (worst float64, err error) {
 	raw, ok := result.Output(w.Name)
 	if !ok {
-		return 0, fmt.Errorf("%s: no such result", w.Name)
+		return math.MaxFloat64, fmt.Errorf("%s: no such result", w.Name)
 	}
 	rows, width := w.Rows, w.Width
 	if rows == nil {
 		rows, width = []int{0}, len(w.Values)
 		if len(raw) != 4*width {
-			return 0, fmt.Errorf("%s: %d bytes, want %d values", w.Name, len(raw), width)
+			return math.MaxFloat64, fmt.Errorf("%s: %d bytes, want %d values", w.Name, len(raw), width)
 		}
 	}
 	if len(rows)*width != len(w.Values) {
-		return 0, fmt.Errorf("%s: %d rows of %d for %d values", w.Name, len(rows), width, len(w.Values))
+		return math.MaxFloat64, fmt.Errorf("%s: %d rows of %d for %d values", w.Name, len(rows), width, len(w.Values))
 	}
 	worstAt := 0
 	for i, want := range w.Values {
@@ -198,7 +208,7 @@ func (w *Want) compare(result *graph.Result) (worst float64, err error) {
 		if d := math.Abs(got - float64(want)); !(d <= worst) {
 			worst, worstAt = d, i
 			if math.IsNaN(d) {
-				return d, fmt.Errorf("%s: value %d is %v, want %v", w.Name, i, got, want)
+				return math.MaxFloat64, fmt.Errorf("%s: value %d is %v, want %v", w.Name, i, got, want)
 			}
 		}
 	}

@@ -20,7 +20,7 @@ const prompts = "What is the capital of France?\nName a colour.\nAdd one and two
 // RunGeneration makes an adapter of a made-up package on exec, prompts to files, with this
 // process's own packages and with the guest under wazero. Both must give exec the same
 // Program and make the same files of what it reads back, byte for byte.
-func RunGeneration(t *testing.T, exec graph.Executor) {
+func RunGeneration(t *testing.T, exec graph.Executor, backend string) {
 	p := madeup.Open(t)
 	watched := &recorder{Executor: exec}
 	native, err := generateNative(t.Context(), p, watched)
@@ -37,6 +37,7 @@ func RunGeneration(t *testing.T, exec graph.Executor) {
 	if len(native) == 0 || len(native) != len(wazero) {
 		t.Fatalf("%d files natively, %d with the guest", len(native), len(wazero))
 	}
+	differing := 0
 	for i, f := range native {
 		var a, b bytes.Buffer
 		if err := f.Write(&a); err != nil {
@@ -47,8 +48,10 @@ func RunGeneration(t *testing.T, exec graph.Executor) {
 		}
 		if wazero[i].Name != f.Name || !bytes.Equal(a.Bytes(), b.Bytes()) {
 			t.Errorf("%s natively and %s with the guest differ", f.Name, wazero[i].Name)
+			differing++
 		}
 	}
+	Save(t, Record{"wazero, " + backend, "generation/files that differ from native ones", float64(differing), 0})
 }
 
 func generateNative(ctx context.Context, p *generator.Package, exec graph.Executor) ([]lora.File, error) {

@@ -17,6 +17,7 @@ import (
 	"github.com/drag-and-drop-lora/dnd/graph/generator"
 	"github.com/drag-and-drop-lora/dnd/graph/safetensors"
 	"github.com/drag-and-drop-lora/dnd/graph/text"
+	"github.com/drag-and-drop-lora/dnd/internal/conformance"
 	"github.com/drag-and-drop-lora/dnd/internal/golden"
 	"github.com/drag-and-drop-lora/dnd/trainer/backend"
 	"github.com/drag-and-drop-lora/dnd/trainer/infer"
@@ -37,6 +38,9 @@ func each(t *testing.T, f func(t *testing.T, r *infer.Runner)) {
 		})
 	}
 }
+
+// backendOf is the name of the backend that each has given the test.
+func backendOf(t *testing.T) string { return strings.Split(t.Name(), "/")[1] }
 
 // fileWeights are the tensors of a safetensors file, under a prefix.
 type fileWeights struct {
@@ -136,9 +140,11 @@ func TestDecode(t *testing.T) {
 					if err != nil {
 						t.Fatal(err)
 					}
-					if d := distance(got, want); d > 2e-5 {
+					d := distance(got, want)
+					if d > 2e-5 {
 						t.Errorf("difference %.1e", d)
 					}
+					conformance.Save(t, conformance.Record{Backend: backendOf(t), Case: "decoder/" + name, Error: d, Allowed: 2e-5})
 					if last.Done > last.Total || float64(last.Done) < 0.9*float64(last.Total) {
 						t.Errorf("progress ended at %+v", last)
 					}
@@ -290,6 +296,7 @@ func TestEncode(t *testing.T) {
 					t.Errorf("%s, pads %s: difference %.1e", test.Name, pads, worst)
 				}
 				t.Logf("%s, pads %s: difference %.1e", test.Name, pads, worst)
+				conformance.Save(t, conformance.Record{Backend: backendOf(t), Case: "encoder/" + test.Name, Error: worst, Allowed: 2e-4})
 			}
 		}
 	})
