@@ -90,7 +90,7 @@ func generate(flags *pflag.FlagSet) cli.Run {
 	prompts := flags.String("prompts", "", "file of prompts: .txt, .json, .jsonl or .csv; - for standard input")
 	field := flags.String("field", "", "key of a record's prompt (default: prompt)")
 	out := flags.String("out", "", "folder for the adapter")
-	format := flags.String("format", lora.PEFT, "peft or gguf")
+	format := flags.String("format", lora.PEFT, "peft, gguf or mlx")
 	draws := flags.Int("draws", 1, "adapters to make, each from other prompts of the file, as draw-0, draw-1, ...")
 	seed := flags.Int64("seed", 0, "seed of the choice of prompts")
 	b := addBackendFlags(flags)
@@ -100,7 +100,7 @@ func generate(flags *pflag.FlagSet) cli.Run {
 		if err := cli.Required(flags, "prompts", "out"); err != nil {
 			return err
 		}
-		if err := cli.OneOf("format", *format, lora.PEFT, lora.GGUF); err != nil {
+		if err := cli.OneOf("format", *format, lora.PEFT, lora.GGUF, lora.MLX); err != nil {
 			return err
 		}
 		if err := checkHost(*where, *wasm, b); err != nil {

@@ -43,7 +43,7 @@ func kindOf(path string) (string, error) {
 		return "", fmt.Errorf("%s: expected a folder, a .safetensors or a .gguf file", path)
 	}
 	for _, f := range []struct{ name, kind string }{
-		{generator.ManifestName, kindGenerator}, {lora.InfoName, kindAdapter}, {lora.ConfigName, kindAdapter}, {lora.WeightsName, kindAdapter},
+		{generator.ManifestName, kindGenerator}, {lora.InfoName, kindAdapter}, {lora.ConfigName, kindAdapter}, {lora.WeightsName, kindAdapter}, {lora.GGUFName, kindAdapter},
 	} {
 		if _, err := os.Stat(filepath.Join(path, f.name)); err == nil {
 			return f.kind, nil
@@ -207,11 +207,7 @@ func inspectAdapter(e *cli.Env, path string) error {
 	case !errors.Is(err, fs.ErrNotExist):
 		return err
 	}
-	if info != nil && info.Format == lora.GGUF {
-		out.Model, out.Rank, out.Alpha = info.BaseModel, info.Rank, info.Alpha
-		return out.print(e)
-	}
-	a, err := lora.ReadPEFT(path)
+	a, err := lora.Read(path, nil)
 	if err != nil {
 		return err
 	}
@@ -295,16 +291,13 @@ func verify(*pflag.FlagSet) cli.Run {
 }
 
 // verifyAdapter checks the checksums of an adapter that dnd made, and the names, shapes
-// and values of one that PEFT can load.
+// and values.
 func verifyAdapter(path string) error {
 	info, err := lora.Verify(path)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	if info != nil && info.Format == lora.GGUF {
-		return closing(gguf.Open(filepath.Join(path, lora.GGUFName)))
-	}
-	a, err := lora.ReadPEFT(path)
+	a, err := lora.Read(path, nil)
 	if err != nil {
 		return err
 	}

@@ -1,11 +1,13 @@
-// Package gguf reads the table of contents of GGUF files and writes small GGUF files
+// Package gguf reads the table of contents of GGUF files and writes GGUF files
 // (github.com/ggml-org/ggml, docs/gguf.md; versions 2 and 3, little-endian).
 //
 // Open checks everything against the file's real size before it allocates: counts,
 // strings, arrays, shapes, element types, and that the tensors' bytes lie inside the
-// file without overlap. It hands out byte ranges and does not dequantise: package
-// trainer does that with a library, after this check. Write makes LoRA adapters for
-// llama.cpp; package lora says what is in them.
+// file without overlap. It hands out byte ranges. Decode and Encode know the element
+// types of adapters and the simple quantised ones; all others are read with a library, by
+// package trainer/dequant, after this check. Write makes LoRA adapters for llama.cpp
+// (package lora says what is in them) and base models with an adapter merged in (package
+// merge).
 package gguf
 
 import (
@@ -57,7 +59,7 @@ func (t ValueType) size() int64 {
 }
 
 // KeyValue is one metadata pair. Value is a uint64, int64, float64, bool or string; an
-// ArrayInfo when it was read from a file's array.
+// ArrayInfo when it was read from a file's array, a RawArray when it is to be written.
 type KeyValue struct {
 	Key   string
 	Type  ValueType
@@ -73,14 +75,42 @@ type ArrayInfo struct {
 	Bytes  int64
 }
 
+// RawArray is a metadata array with its elements as a file holds them.
+type RawArray struct {
+	Type  ValueType
+	Count int64
+	Data  []byte
+}
+
 // TensorType is a tensor's element type, numbered as ggml_type.
 type TensorType uint32
 
-// The unquantised types that Write takes. Others are known by size only.
+// The types that Encode makes. Others are known by size only.
 const (
-	F32 TensorType = 0
-	F16 TensorType = 1
+	F32  TensorType = 0
+	F16  TensorType = 1
+	Q4_0 TensorType = 2
+	Q4_1 TensorType = 3
+	Q5_0 TensorType = 6
+	Q5_1 TensorType = 7
+	Q8_0 TensorType = 8
+	BF16 TensorType = 30
 )
+
+var typeNames = map[TensorType]string{
+	F32: "F32", F16: "F16", BF16: "BF16", Q4_0: "Q4_0", Q4_1: "Q4_1", Q5_0: "Q5_0", Q5_1: "Q5_1", Q8_0: "Q8_0", 9: "Q8_1",
+	10: "Q2_K", 11: "Q3_K", 12: "Q4_K", 13: "Q5_K", 14: "Q6_K", 15: "Q8_K",
+	16: "IQ2_XXS", 17: "IQ2_XS", 18: "IQ3_XXS", 19: "IQ1_S", 20: "IQ4_NL", 21: "IQ3_S", 22: "IQ2_S", 23: "IQ4_XS",
+	24: "I8", 25: "I16", 26: "I32", 27: "I64", 28: "F64", 29: "IQ1_M", 34: "TQ1_0", 35: "TQ2_0", 39: "MXFP4",
+}
+
+// String is ggml's name of the type.
+func (t TensorType) String() string {
+	if name, ok := typeNames[t]; ok {
+		return name
+	}
+	return fmt.Sprintf("type %d", uint32(t))
+}
 
 // block is the number of elements of a block and its bytes.
 type block struct{ elements, bytes int64 }

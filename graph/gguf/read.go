@@ -73,6 +73,20 @@ func (f *File) Tensor(name string) (TensorInfo, bool) {
 	return f.Tensors[i], true
 }
 
+// Array reads the elements of a metadata array.
+func (f *File) Array(key string) (RawArray, error) {
+	kv, _ := f.Lookup(key)
+	a, ok := kv.Value.(ArrayInfo)
+	if !ok {
+		return RawArray{}, formatErrorf(fmt.Sprintf("key %q", key), "is no array of the file")
+	}
+	raw := RawArray{Type: a.Type, Count: a.Count, Data: make([]byte, a.Bytes)}
+	if _, err := f.r.ReadAt(raw.Data, a.Offset); err != nil {
+		return RawArray{}, fmt.Errorf("%s: key %q: %w", f.Path, key, err)
+	}
+	return raw, nil
+}
+
 // ReadRange fills p with the tensor's bytes from off on.
 func (f *File) ReadRange(name string, off int64, p []byte) error {
 	t, ok := f.Tensor(name)

@@ -8,17 +8,17 @@ import (
 	"math"
 )
 
-// Tensor is one tensor to write: F32 or F16, shape in ggml's order (fastest axis first).
+// Tensor is one tensor to write, its shape in ggml's order (fastest axis first).
 type Tensor struct {
 	Name  string
 	Type  TensorType
 	Shape []int64
-	// Data writes the elements, little-endian. It runs once, in the order of the list.
+	// Data writes the elements or blocks, little-endian. It runs once, in the order of the list.
 	Data func(w io.Writer) error
 }
 
-// Write writes a whole file of version 3 with alignment 32. Values of type String,
-// Bool, Float32, Float64, Uint32 and Uint64 are taken, their Value as KeyValue says.
+// Write writes a whole file of version 3 with alignment 32. Values are as KeyValue says,
+// arrays RawArrays; numbers must fit their type.
 func Write(w io.Writer, values []KeyValue, tensors []Tensor) error {
 	head := []byte(magic)
 	le := binary.LittleEndian
@@ -95,6 +95,11 @@ func appendValue(b []byte, kv KeyValue) ([]byte, error) {
 		if kv.Type == String {
 			return appendString(b, v), nil
 		}
+	case RawArray:
+		if kv.Type == Array {
+			b = le.AppendUint64(le.AppendUint32(b, uint32(v.Type)), uint64(v.Count))
+			return append(b, v.Data...), nil
+		}
 	case bool:
 		if kv.Type == Bool && v {
 			return append(b, 1), nil
@@ -109,11 +114,12 @@ func appendValue(b []byte, kv KeyValue) ([]byte, error) {
 			return le.AppendUint64(b, math.Float64bits(v)), nil
 		}
 	case uint64:
-		switch {
-		case kv.Type == Uint32 && v <= math.MaxUint32:
-			return le.AppendUint32(b, uint32(v)), nil
-		case kv.Type == Uint64:
-			return le.AppendUint64(b, v), nil
+		if n := kv.Type.size(); (kv.Type == Uint8 || kv.Type == Uint16 || kv.Type == Uint32 || kv.Type == Uint64) && v<<(64-8*n)>>(64-8*n) == v {
+			return append(b, le.AppendUint64(nil, v)[:n]...), nil
+		}
+	case int64:
+		if n := kv.Type.size(); (kv.Type == Int8 || kv.Type == Int16 || kv.Type == Int32 || kv.Type == Int64) && v<<(64-8*n)>>(64-8*n) == v {
+			return append(b, le.AppendUint64(nil, uint64(v))[:n]...), nil
 		}
 	}
 	return b, formatErrorf(fmt.Sprintf("key %q", kv.Key), "a %T cannot be written as type %d", kv.Value, kv.Type)

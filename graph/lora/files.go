@@ -21,6 +21,7 @@ import (
 const (
 	PEFT = "peft" // a folder for PEFT, vLLM and what else reads its files
 	GGUF = "gguf" // one file for llama.cpp
+	MLX  = "mlx"  // a folder for mlx-lm
 )
 
 // The other files of an adapter that this package writes.
@@ -34,8 +35,9 @@ const infoKind = "dnd adapter"
 
 // Options say how an adapter is written.
 type Options struct {
-	Format string            // PEFT or GGUF
-	DType  safetensors.DType // F32 (also if empty), F16, and for PEFT BF16
+	Format string            // PEFT, GGUF or MLX
+	DType  safetensors.DType // F32 (also if empty), F16, and but for GGUF BF16
+	Layers int               // of the whole base model, 0 if unknown; MLX counts from the last
 	// Provenance is written into dnd.json and into the weights' own metadata.
 	Provenance Provenance
 }
@@ -107,8 +109,10 @@ func Files(a *Adapter, o Options) ([]File, error) {
 		files, err = peftFiles(a, o)
 	case GGUF:
 		files, err = ggufFiles(a, o)
+	case MLX:
+		files, err = mlxFiles(a, o)
 	default:
-		return nil, fmt.Errorf("lora: unknown adapter format %q, expected %s or %s", o.Format, PEFT, GGUF)
+		return nil, fmt.Errorf("lora: unknown adapter format %q, expected %s, %s or %s", o.Format, PEFT, GGUF, MLX)
 	}
 	if err != nil {
 		return nil, err
@@ -185,7 +189,7 @@ func WriteFiles(dir string, files []File) error {
 }
 
 // own are the names of all files that an adapter can have.
-var own = []string{ConfigName, WeightsName, GGUFName, InfoName}
+var own = []string{ConfigName, WeightsName, GGUFName, MLXName, InfoName}
 
 // FileName says whether a file of an adapter can have this name.
 func FileName(name string) bool { return slices.Contains(own, name) }
@@ -246,7 +250,7 @@ func Verify(dir string) (*Info, error) {
 		return nil, fmt.Errorf("%s: lists no files", filepath.Join(dir, InfoName))
 	}
 	for _, f := range info.Files {
-		if f.Name != filepath.Base(f.Name) || !slices.Contains([]string{ConfigName, WeightsName, GGUFName}, f.Name) {
+		if f.Name != filepath.Base(f.Name) || f.Name == InfoName || !FileName(f.Name) {
 			return nil, fmt.Errorf("%s: lists %q, which is no file of an adapter", filepath.Join(dir, InfoName), f.Name)
 		}
 		if err := f.verify(filepath.Join(dir, f.Name)); err != nil {

@@ -187,7 +187,7 @@ func TestWriteRefuses(t *testing.T) {
 		{"pairs", lora.Options{Format: lora.PEFT}, func(a *lora.Adapter) { a.Pairs = a.Pairs[:1] }, "1 pairs"},
 		{"half", lora.Options{Format: lora.PEFT, DType: safetensors.F16}, func(a *lora.Adapter) { a.Pairs[0].A[0] = 1e6 }, "too large for F16"},
 		{"dtype", lora.Options{Format: lora.PEFT, DType: safetensors.F64}, func(*lora.Adapter) {}, "F64"},
-		{"format", lora.Options{Format: "mlx"}, func(*lora.Adapter) {}, `unknown adapter format "mlx"`},
+		{"format", lora.Options{Format: "zip"}, func(*lora.Adapter) {}, `unknown adapter format "zip"`},
 		{"GGUF dtype", lora.Options{Format: lora.GGUF, DType: safetensors.BF16}, func(*lora.Adapter) {}, "F32 or F16"},
 		{"no architecture", lora.Options{Format: lora.GGUF}, func(a *lora.Adapter) { a.Base.Architecture = "" }, "architecture"},
 		{"architecture", lora.Options{Format: lora.GGUF}, func(a *lora.Adapter) { a.Base.Architecture = "gpt2" }, `"gpt2"`},

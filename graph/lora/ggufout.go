@@ -3,9 +3,17 @@ package lora
 import (
 	"fmt"
 	"io"
+	"slices"
+	"strings"
 
 	"github.com/drag-and-drop-lora/dnd/graph/gguf"
 	"github.com/drag-and-drop-lora/dnd/graph/safetensors"
+)
+
+// The endings of the names of a module's two tensors.
+const (
+	ggufA = ".lora_a"
+	ggufB = ".lora_b"
 )
 
 // ggufFiles is a LoRA adapter as llama.cpp loads it (its src/llama-adapter.cpp): blocks
@@ -21,12 +29,11 @@ func ggufFiles(a *Adapter, o Options) ([]File, error) {
 	default:
 		return nil, fmt.Errorf("lora: GGUF adapters are written as F32 or F16, not %s", o.DType)
 	}
-	switch a.Base.Architecture {
-	case "llama", "qwen2", "qwen2vl":
-	case "":
-		return nil, fmt.Errorf("lora: a GGUF adapter needs the base model's architecture, which is not known: set \"architecture\" (llama, qwen2 or qwen2vl) in the generator's manifest")
-	default:
-		return nil, fmt.Errorf("lora: architecture %q has no GGUF names here, expected llama, qwen2 or qwen2vl", a.Base.Architecture)
+	if a.Base.Architecture == "" {
+		return nil, fmt.Errorf("lora: a GGUF adapter needs the base model's architecture, which is not known: name the base, or set \"architecture\" (%s) in the generator's manifest", strings.Join(architectures, ", "))
+	}
+	if !slices.Contains(architectures, a.Base.Architecture) {
+		return nil, fmt.Errorf("lora: architecture %q has no GGUF names here, expected one of %s", a.Base.Architecture, strings.Join(architectures, ", "))
 	}
 	var tensors []gguf.Tensor
 	add := func(name string, ne0, ne1 int, values []float32) {
@@ -42,13 +49,13 @@ func ggufFiles(a *Adapter, o Options) ([]File, error) {
 		if err != nil {
 			return nil, err
 		}
-		b, err := a.Base.rotary(m.slot, t, a.Pairs[i].B)
+		b, err := a.Base.rotary(m.slot, t, a.Pairs[i].B, false)
 		if err != nil {
 			return nil, err
 		}
-		name := fmt.Sprintf("blk.%d.%s.weight.lora_", m.layer, slots[m.slot].gguf)
-		add(name+"a", t.In, r, a.Pairs[i].A)
-		add(name+"b", r, t.Out, b)
+		name := m.inGGUF() + ".weight"
+		add(name+ggufA, t.In, r, a.Pairs[i].A)
+		add(name+ggufB, r, t.Out, b)
 	}
 	values := []gguf.KeyValue{
 		{Key: "general.architecture", Type: gguf.String, Value: a.Base.Architecture},
@@ -56,6 +63,12 @@ func ggufFiles(a *Adapter, o Options) ([]File, error) {
 		{Key: "general.file_type", Type: gguf.Uint32, Value: fileType},
 		{Key: "adapter.type", Type: gguf.String, Value: "lora"},
 		{Key: "adapter.lora.alpha", Type: gguf.Float32, Value: a.Base.Alpha},
+	}
+	if a.Base.permuted() && a.Base.Heads > 0 && a.Base.KVHeads > 0 {
+		// llama.cpp does not look for them; ReadGGUF needs them to undo the order of rows.
+		values = append(values,
+			gguf.KeyValue{Key: a.Base.Architecture + keyHeads, Type: gguf.Uint32, Value: uint64(a.Base.Heads)},
+			gguf.KeyValue{Key: a.Base.Architecture + keyKVHeads, Type: gguf.Uint32, Value: uint64(a.Base.KVHeads)})
 	}
 	if a.Base.Model != "" {
 		values = append(values,
@@ -68,30 +81,60 @@ func ggufFiles(a *Adapter, o Options) ([]File, error) {
 	return []File{{Name: GGUFName, Write: func(w io.Writer) error { return gguf.Write(w, values, tensors) }}}, nil
 }
 
-// rotary is B (out, rank) with its rows in llama.cpp's order. For the architecture
-// "llama" its converter interleaves the two halves of every head of q and k, which its
-// rotary embedding takes in pairs: row (head, half, k) becomes (head, k, half).
-func (b Base) rotary(s slot, t Target, m []float32) ([]float32, error) {
+// architectures are llama.cpp's names of those whose blocks have the seven modules.
+var architectures = []string{"llama", "qwen2", "qwen2vl", "qwen3"}
+
+// The number of heads, and of key/value heads, behind the architecture's name.
+const (
+	keyHeads   = ".attention.head_count"
+	keyKVHeads = ".attention.head_count_kv"
+)
+
+// permuted says that llama.cpp keeps the rows of q and k in an order of its own. Its
+// converter does so for "llama": it interleaves the two halves of every head, which the
+// rotary embedding takes in pairs.
+func (b Base) permuted() bool { return b.Architecture == "llama" }
+
+// rotary is B (out, rank) with its rows in llama.cpp's order: row (head, half, k) becomes
+// (head, k, half). With back, the other way.
+func (b Base) rotary(s slot, t Target, m []float32, back bool) ([]float32, error) {
+	if !b.permuted() || s != slotQ && s != slotK {
+		return m, nil
+	}
 	heads := b.Heads
 	if s == slotK {
 		heads = b.KVHeads
 	}
-	if b.Architecture != "llama" || s != slotQ && s != slotK {
-		return m, nil
-	}
 	if heads < 1 || t.Out%(2*heads) != 0 {
-		return nil, fmt.Errorf("lora: module %s: %d rows do not divide into two halves for each of %d heads: set \"heads\" and \"kv_heads\" in the generator's manifest",
+		return nil, fmt.Errorf("lora: module %s: %d rows do not divide into two halves for each of %d heads: name the base, or set \"heads\" and \"kv_heads\" in the generator's manifest",
 			t.Name, t.Out, heads)
 	}
 	half, r := t.Out/heads/2, b.Rank
-	out := make([]float32, 0, len(m))
+	out := make([]float32, len(m))
 	for head := range heads {
 		for k := range half {
 			for side := range 2 {
-				row := (head*2+side)*half + k
-				out = append(out, m[row*r:(row+1)*r]...)
+				from, to := (head*2+side)*half+k, (head*half+k)*2+side
+				if back {
+					from, to = to, from
+				}
+				copy(out[to*r:(to+1)*r], m[from*r:(from+1)*r])
 			}
 		}
 	}
 	return out, nil
 }
+
+// InGGUF is the matrix B (out, rank) of a target with its rows in the order in which
+// llama.cpp keeps those of the base's weight, and the name of that weight's tensor.
+func (b Base) InGGUF(t Target, m []float32) (name string, rows []float32, err error) {
+	module, err := parseModule(t.Name)
+	if err != nil {
+		return "", nil, err
+	}
+	rows, err = b.rotary(module.slot, t, m, false)
+	return module.inGGUF() + ".weight", rows, err
+}
+
+// inGGUF is llama.cpp's name of the module.
+func (m module) inGGUF() string { return fmt.Sprintf("blk.%d.%s", m.layer, slots[m.slot].gguf) }
