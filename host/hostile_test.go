@@ -142,7 +142,7 @@ func TestEndlessLoop(t *testing.T) {
 		begin := time.Now()
 		err := attack(t, ctx, p, m, host.Options{Executor: &pretender{}})
 		cancel()
-		if !errors.Is(err, context.DeadlineExceeded) || time.Since(begin) > 5*time.Second {
+		if !errors.Is(err, context.DeadlineExceeded) || time.Since(begin) > 30*time.Second {
 			t.Errorf("loop in %s: error %v after %v, want the deadline's", name, err, time.Since(begin))
 		}
 	}
