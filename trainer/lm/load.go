@@ -8,10 +8,10 @@ import (
 	"strings"
 
 	hf "github.com/gomlx/go-huggingface/models/gguf"
-	"github.com/gomlx/gomlx/core/tensors"
 
 	"github.com/drag-and-drop-lora/dnd/graph/gguf"
 	"github.com/drag-and-drop-lora/dnd/graph/safetensors"
+	"github.com/drag-and-drop-lora/dnd/trainer/dequant"
 )
 
 // source delivers float32 tensors by their Hugging Face names.
@@ -128,11 +128,10 @@ func (s *folder) read(name string) ([]float32, error) {
 	return nil, fmt.Errorf("tensor %s: %w", name, safetensors.ErrNoTensor)
 }
 
-// ggufSource dequantises a GGUF file's tensors with go-huggingface's reader, after our
-// own has checked the file.
+// ggufSource delivers a GGUF file's tensors.
 type ggufSource struct {
 	checked *gguf.File
-	reader  *hf.Reader
+	reader  *dequant.Reader
 	c       *Config
 }
 
@@ -148,15 +147,11 @@ func openGGUF(path string) (*Config, *Tokenizer, *ggufSource, error) {
 		return nil, nil, nil, fmt.Errorf("%s: %w", path, err)
 	}
 	s.c = c
-	file, err := hf.Open(path)
-	if err == nil {
-		s.reader, err = hf.NewReader(file)
-	}
-	if err != nil {
+	if s.reader, err = dequant.Open(checked); err != nil {
 		s.close()
-		return nil, nil, nil, fmt.Errorf("%s: %w", path, err)
+		return nil, nil, nil, err
 	}
-	t, err := ggufTokenizer(file)
+	t, err := ggufTokenizer(s.reader.Metadata)
 	if err != nil {
 		s.close()
 		return nil, nil, nil, fmt.Errorf("%s: tokenizer: %w", path, err)
@@ -212,17 +207,9 @@ func (s *ggufSource) has(name string) bool {
 
 func (s *ggufSource) read(name string) ([]float32, error) {
 	inFile := ggufNames.Replace(name)
-	if _, ok := s.checked.Tensor(inFile); !ok {
-		return nil, fmt.Errorf("no tensor %s", inFile)
-	}
-	t, err := s.reader.ReadTensor(nil, inFile)
+	v, err := s.reader.Float32s(inFile)
 	if err != nil {
-		return nil, fmt.Errorf("tensor %s: %w", inFile, err)
-	}
-	defer t.MustFinalizeAll()
-	v, err := float32s(t)
-	if err != nil {
-		return nil, fmt.Errorf("tensor %s: %w", inFile, err)
+		return nil, err
 	}
 	if s.c.Architecture == "llama" {
 		switch {
@@ -233,25 +220,6 @@ func (s *ggufSource) read(name string) ([]float32, error) {
 		}
 	}
 	return v, nil
-}
-
-// float32s copies a tensor, widening half types.
-func float32s(t *tensors.Tensor) ([]float32, error) {
-	out := make([]float32, t.Size())
-	var convert error
-	err := t.ConstBytes(func(raw []byte) {
-		switch n := len(raw) / max(t.Size(), 1); {
-		case n == 4:
-			convert = safetensors.DecodeFloats(safetensors.F32, raw, out)
-		case n == 2 && t.DType().String() == "BFloat16":
-			convert = safetensors.DecodeFloats(safetensors.BF16, raw, out)
-		case n == 2:
-			convert = safetensors.DecodeFloats(safetensors.F16, raw, out)
-		default:
-			convert = fmt.Errorf("type %s cannot be read", t.DType())
-		}
-	})
-	return out, errors.Join(err, convert)
 }
 
 // unpermute undoes the order that llama.cpp gives the rows of the query and key
