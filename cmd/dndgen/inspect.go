@@ -293,8 +293,7 @@ func verify(*pflag.FlagSet) cli.Run {
 // verifyAdapter checks the checksums of an adapter that dnd made, and the names, shapes
 // and values.
 func verifyAdapter(path string) error {
-	info, err := lora.Verify(path)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if _, err := lora.Verify(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	a, err := lora.Read(path, nil)

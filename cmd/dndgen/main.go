@@ -6,6 +6,8 @@ import "github.com/drag-and-drop-lora/dnd/cmd/internal/cli"
 func main() {
 	cli.Main("dndgen", "dndgen turns prompts into a LoRA adapter that is ready to load.", []cli.Command{
 		{Name: "generate", Short: "make an adapter from prompts", Setup: generate},
+		{Name: "convert", Short: "adapters into other formats, added up, scaled, or merged into their base model", Setup: convert},
+		{Name: "diff", Args: "A B", Short: "how far two adapters are apart", Setup: diff},
 		{Name: "encode", Short: "turn prompts into a condition", Setup: encode},
 		{Name: "decode", Short: "turn a condition into weight tokens", Setup: decode},
 		{Name: "import", Short: "make a generator package of an official checkpoint", Setup: importCheckpoint},

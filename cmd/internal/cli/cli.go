@@ -30,7 +30,7 @@ const (
 // Command is one word after the program's name.
 type Command struct {
 	Name  string
-	Args  string // what follows the flags, "" when nothing may: "PATH"
+	Args  string // a word for each argument behind the flags, "" when nothing may follow: "PATH"
 	Short string // one line, for the list of commands
 	// Setup declares the flags and returns what runs when they are parsed.
 	Setup func(*pflag.FlagSet) Run
@@ -166,8 +166,8 @@ func (c Command) call(ctx context.Context, program string, args []string, stdout
 		err = usageError{err}
 	case c.Args == "" && flags.NArg() > 0:
 		err = Usagef("unexpected argument %q", flags.Arg(0))
-	case c.Args != "" && flags.NArg() != 1:
-		err = Usagef("expected one argument, %s", c.Args)
+	case c.Args != "" && flags.NArg() != len(strings.Fields(c.Args)):
+		err = Usagef("expected %s, not %d arguments", c.Args, flags.NArg())
 	default:
 		err = run(ctx, e, flags.Args())
 	}

@@ -77,7 +77,7 @@ func TestCall(t *testing.T) {
 		{[]string{"greet", "--name", "Ada", "--tone", "hot"}, cli.Usage, "", "program greet: --tone \"hot\": expected warm, cold\n"},
 		{[]string{"greet", "Ada"}, cli.Usage, "", "program greet: unexpected argument \"Ada\"\n"},
 		{[]string{"greet", "--nope"}, cli.Usage, "", "program greet: unknown flag: --nope\n"},
-		{[]string{"fail"}, cli.Usage, "", "program fail: expected one argument, FILE\n"},
+		{[]string{"fail"}, cli.Usage, "", "program fail: expected FILE, not 0 arguments\n"},
 		{[]string{"fail", "a.txt"}, cli.Failed, "", "program fail: a.txt: first line second line\n"},
 		{[]string{"nope"}, cli.Usage, "", "program: unknown command \"nope\": expected greet, fail, hang, wait\n"},
 	} {
