@@ -17,6 +17,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -186,8 +188,7 @@ func (h *Host) Generate(ctx context.Context, p *generator.Package, r Request) (*
 	}
 	result.Stages = append(result.Stages, run.Stages...)
 	result.PeakBytes = run.PeakBytes
-	tokens, _ := run.Output(generator.OutputTokens)
-	if err := timed("finish", func() error { return h.finish(ctx, p, manifest, &r, tokens, result) }); err != nil {
+	if err := timed("finish", func() error { return h.finish(ctx, p, manifest, &r, inputs, run, result) }); err != nil {
 		return nil, err
 	}
 	return result, nil
@@ -247,7 +248,7 @@ func (h *Host) compiledFor(ctx context.Context, p *generator.Package, manifest [
 	if program, err = graph.Decode(text); err != nil {
 		return nil, fmt.Errorf("host: the guest's %w", err)
 	}
-	if err := checkReads(program, p.Manifest.Decoder.Output()); err != nil {
+	if err := checkReads(program, &p.Manifest); err != nil {
 		return nil, err
 	}
 	h.mu.Lock()
@@ -256,28 +257,44 @@ func (h *Host) compiledFor(ctx context.Context, p *generator.Package, manifest [
 	return program, nil
 }
 
-// checkReads checks that a Program reads back the weight tokens and nothing else, so that
-// what it returns has a known size.
-func checkReads(p *graph.Program, shape [3]int) error {
-	var bytes int64
-	for _, r := range p.Reads {
-		if r.Name != generator.OutputTokens {
-			return fmt.Errorf("host: the guest's program reads %.64q, expected %q", r.Name, generator.OutputTokens)
-		}
-		bytes += r.Bytes
+// checkReads checks that a Program reads back the weight tokens, the condition where the
+// manifest has a Coverage, and nothing else, so that what it returns has a known size.
+func checkReads(p *graph.Program, m *generator.Manifest) error {
+	bytes := func(shape [3]int) int64 { return 4 * int64(shape[0]) * int64(shape[1]) * int64(shape[2]) }
+	left := map[string]int64{generator.OutputTokens: bytes(m.Decoder.Output())}
+	if m.Coverage != nil {
+		left[generator.OutputCondition] = bytes(m.Decoder.Condition())
 	}
-	if want := 4 * int64(shape[0]) * int64(shape[1]) * int64(shape[2]); bytes != want {
-		return fmt.Errorf("host: the guest's program reads %d bytes of tokens, expected %d for tokens of shape %v", bytes, want, shape)
+	for _, r := range p.Reads {
+		if _, ok := left[r.Name]; !ok {
+			return fmt.Errorf("host: the guest's program reads %.64q, expected %q", r.Name, slices.Sorted(maps.Keys(left)))
+		}
+		left[r.Name] -= r.Bytes
+	}
+	for name, n := range left {
+		if n != 0 {
+			return fmt.Errorf("host: the guest's program reads %d bytes too few of %s (negative: too many) for the manifest's shapes", n, name)
+		}
 	}
 	return nil
 }
 
-func (h *Host) finish(ctx context.Context, p *generator.Package, manifest []byte, r *Request, tokens []byte, result *Result) error {
+func (h *Host) finish(ctx context.Context, p *generator.Package, manifest []byte, r *Request, inputs []graph.Input, run *graph.Result, result *Result) error {
 	o := guest.FinishOptions{Format: r.Format, Provenance: lora.Provenance{
 		Tool: r.Tool, Generator: p.Manifest.Name, GeneratorSHA256: p.SHA256, PromptsSHA256: result.Info.SHA256,
 		Seed: r.Seed, Draw: r.Draw, Backend: r.Backend,
 	}}
-	out, err := h.call(ctx, "finish", guest.Message{{Name: guest.PartManifest, Data: manifest}, {Name: guest.PartTokens, Data: tokens}}, o)
+	tokens, _ := run.Output(generator.OutputTokens)
+	m := guest.Message{{Name: guest.PartManifest, Data: manifest}, {Name: guest.PartTokens, Data: tokens}}
+	if condition, ok := run.Output(generator.OutputCondition); ok {
+		m = append(m, guest.Part{Name: guest.PartCondition, Data: condition})
+		for _, in := range inputs {
+			if in.Name == guest.PartMask {
+				m = append(m, guest.Part{Name: guest.PartMask, Data: in.Data})
+			}
+		}
+	}
+	out, err := h.call(ctx, "finish", m, o)
 	if err != nil {
 		return err
 	}

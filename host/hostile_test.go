@@ -252,7 +252,7 @@ func TestMalformedAnswers(t *testing.T) {
 		}, `reads "ids"`},
 		{"program that reads too little", func(a *answers) {
 			a.compile = with(a.compile, guest.PartProgram, changed(func(p *graph.Program) { p.Reads[0].Bytes -= 4 }))
-		}, "bytes of tokens"},
+		}, "bytes too few of tokens"},
 	} {
 		b := a
 		c.set(&b)

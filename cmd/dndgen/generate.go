@@ -83,6 +83,15 @@ type draw struct {
 	Dir    string      `json:"dir"`
 	Files  []string    `json:"files"`
 	Layers []layerNorm `json:"layers"`
+	// Nearest is how far the prompts are from the tasks that the generator was fitted on.
+	Nearest *generator.Nearest `json:"nearest,omitempty"`
+}
+
+// made is a draw's adapter before it is written.
+type made struct {
+	files   []lora.File
+	layers  []layerNorm
+	nearest *generator.Nearest
 }
 
 func generate(flags *pflag.FlagSet) cli.Run {
@@ -148,7 +157,7 @@ func generate(flags *pflag.FlagSet) cli.Run {
 			if *prompts != "-" {
 				file = filepath.Base(*prompts)
 			}
-			g.adapter = func(ctx context.Context, draw int) ([]lora.File, []layerNorm, error) {
+			g.adapter = func(ctx context.Context, draw int) (made, error) {
 				return h.adapter(ctx, g, host.Request{Prompts: raw, Name: file, Field: *field, Seed: *seed, Draw: draw})
 			}
 		} else {
@@ -158,7 +167,7 @@ func generate(flags *pflag.FlagSet) cli.Run {
 			}
 			defer n.runner.Close()
 			g.use(n.runner.Device(), n.runner.Name())
-			g.adapter = func(ctx context.Context, draw int) ([]lora.File, []layerNorm, error) { return n.adapter(ctx, g, draw) }
+			g.adapter = func(ctx context.Context, draw int) (made, error) { return n.adapter(ctx, g, draw) }
 		}
 		if err := g.run(ctx, *out, *draws); err != nil {
 			return err
@@ -186,8 +195,8 @@ type generation struct {
 	options lora.Options
 	watch   stopwatch
 	result  generated
-	// adapter makes the adapter of a draw: its files, and its layers' norms.
-	adapter func(ctx context.Context, draw int) ([]lora.File, []layerNorm, error)
+	// adapter makes the adapter of a draw.
+	adapter func(ctx context.Context, draw int) (made, error)
 }
 
 // use notes what computes.
@@ -225,7 +234,7 @@ func (g *generation) run(ctx context.Context, out string, draws int) error {
 
 // draw makes one adapter in dir, whose final place is shown.
 func (g *generation) draw(ctx context.Context, index int, dir, shown string) error {
-	files, layers, err := g.adapter(ctx, index)
+	a, err := g.adapter(ctx, index)
 	if err != nil {
 		return err
 	}
@@ -233,13 +242,16 @@ func (g *generation) draw(ctx context.Context, index int, dir, shown string) err
 		return err
 	}
 	begin := time.Now()
-	if err := lora.WriteFiles(dir, files); err != nil {
+	if err := lora.WriteFiles(dir, a.files); err != nil {
 		return err
 	}
 	g.watch.add("write", time.Since(begin))
-	d := draw{Dir: shown, Layers: layers}
-	for _, f := range files {
+	d := draw{Dir: shown, Layers: a.layers, Nearest: a.nearest}
+	for _, f := range a.files {
 		d.Files = append(d.Files, f.Name)
+	}
+	if n := a.nearest; n != nil && n.Far {
+		g.e.Message("warning: these prompts are unlike all tasks that the generator was fitted on (the nearest, %s, is %.2f away, expected at most %.2f): the adapter may be no better than none", n.Task, n.Distance, n.Limit)
 	}
 	g.result.Draws = append(g.result.Draws, d)
 	return nil
@@ -263,12 +275,12 @@ func openNative(e *cli.Env, p *generator.Package, b *backendFlags) (*inProcess, 
 	return &inProcess{r, tokenizer}, nil
 }
 
-func (n *inProcess) adapter(ctx context.Context, g *generation, index int) ([]lora.File, []layerNorm, error) {
+func (n *inProcess) adapter(ctx context.Context, g *generation, index int) (made, error) {
 	m := &g.p.Manifest
 	texts, _ := text.Draw(g.prompts, m.Condition.Texts, g.options.Provenance.Seed, index)
 	batch, err := n.tokenizer.Encode(texts, m.Condition.Length)
 	if err != nil {
-		return nil, nil, err
+		return made{}, err
 	}
 	var values []float32
 	err = g.watch.time("encode", func(report func(graph.Progress)) (err error) {
@@ -276,29 +288,33 @@ func (n *inProcess) adapter(ctx context.Context, g *generation, index int) ([]lo
 		return err
 	})
 	if err != nil {
-		return nil, nil, err
+		return made{}, err
+	}
+	nearest, err := m.Nearest(values, batch.Mask)
+	if err != nil {
+		return made{}, err
 	}
 	err = g.watch.time("decode", func(report func(graph.Progress)) (err error) {
 		values, err = n.runner.Decode(ctx, g.p, values, 1, report)
 		return err
 	})
 	if err != nil {
-		return nil, nil, err
+		return made{}, err
 	}
 	begin := time.Now()
 	adapter, err := generator.Finish(m, values)
 	if err != nil {
-		return nil, nil, err
+		return made{}, err
 	}
 	o := g.options
 	o.Provenance.Draw = index
 	files, err := lora.Files(adapter, o)
 	if err != nil {
-		return nil, nil, err
+		return made{}, err
 	}
 	layers, err := norms(adapter)
 	g.watch.add("finish", time.Since(begin))
-	return files, layers, err
+	return made{files, layers, nearest}, err
 }
 
 func (g *generated) print(e *cli.Env) error {
@@ -309,6 +325,9 @@ func (g *generated) print(e *cli.Env) error {
 		fmt.Fprintf(w, "made of     %d weight tokens of %d x %d, from %d of %d prompts\n", g.Tokens[0], g.Tokens[1], g.Tokens[2], min(g.Texts, g.Prompts), g.Prompts)
 		fmt.Fprintf(w, "tensors     %d, with %d values\n", g.Tensors, g.Values)
 		for _, d := range g.Draws {
+			if d.Nearest != nil {
+				fmt.Fprintf(w, "nearest     training task %s, distance %.3f (new kinds of task begin at %.3f)\n", d.Nearest.Task, d.Nearest.Distance, d.Nearest.Limit)
+			}
 			printNorms(w, d.Layers)
 			for _, name := range d.Files {
 				fmt.Fprintf(w, "%s\n", filepath.Join(d.Dir, name))

@@ -12,7 +12,6 @@ import (
 	"github.com/drag-and-drop-lora/dnd/cmd/internal/cli"
 	"github.com/drag-and-drop-lora/dnd/gpu"
 	"github.com/drag-and-drop-lora/dnd/graph"
-	"github.com/drag-and-drop-lora/dnd/graph/lora"
 	"github.com/drag-and-drop-lora/dnd/host"
 )
 
@@ -84,14 +83,14 @@ func (s *sandbox) Close() {
 	s.gpu.Close()
 }
 
-func (s *sandbox) adapter(ctx context.Context, g *generation, r host.Request) ([]lora.File, []layerNorm, error) {
+func (s *sandbox) adapter(ctx context.Context, g *generation, r host.Request) (made, error) {
 	r.Format, r.Tool, r.Backend = g.options.Format, g.options.Provenance.Tool, g.options.Provenance.Backend
 	bar := g.e.Bar()
 	r.Progress = func(p graph.Progress) { bar.Set(p.Stage, p.Done, p.Total, "") }
 	result, err := s.Generate(ctx, g.p, r)
 	bar.Done()
 	if err != nil {
-		return nil, nil, err
+		return made{}, err
 	}
 	for _, t := range result.Stages {
 		g.watch.add(t.Stage, t.Duration)
@@ -100,5 +99,5 @@ func (s *sandbox) adapter(ctx context.Context, g *generation, r host.Request) ([
 	for _, l := range result.Report.Layers {
 		layers = append(layers, layerNorm{l.Layer, l.Norm})
 	}
-	return result.Files, layers, nil
+	return made{result.Files, layers, result.Report.Nearest}, nil
 }

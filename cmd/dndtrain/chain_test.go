@@ -169,6 +169,9 @@ func TestCollectFitExport(t *testing.T) {
 	if m.Base.Model != "example/tiny" || m.Provenance.Steps != 4 || strings.Join(m.Provenance.HeldOut, " ") != "x y" || strings.Join(m.Provenance.DataSets, " ") != "ayes noes" {
 		t.Errorf("manifest %+v", m)
 	}
+	if c := m.Coverage; c == nil || len(c.Tasks) != 2 || c.Tasks[0].Name != "ayes" || !(c.Limit > 0) {
+		t.Errorf("coverage %+v, want where the two data sets lie", m.Coverage)
+	}
 
 	// A checkpoint is an adapter that the base answers with.
 	adapter := filepath.Join(dir, "adapter")

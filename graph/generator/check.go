@@ -106,6 +106,9 @@ func (m *Manifest) Validate() error {
 	if err := m.checkEncoder(); err != nil {
 		return err
 	}
+	if err := m.Coverage.validate(m.Condition.Width); err != nil {
+		return err
+	}
 	return checkFiles(m.Files)
 }
 

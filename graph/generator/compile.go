@@ -36,7 +36,8 @@ var ErrNoEncoder = errors.New("the generator has no text encoder: import it with
 // ErrNoBase says that a package does not know the adapter's names and shapes.
 var ErrNoBase = errors.New("the generator does not name the base model's LoRA targets: import it with --donor")
 
-// Compile is the whole way of one draw of prompts: ids and mask in, weight tokens out.
+// Compile is the whole way of one draw of prompts: ids and mask in, weight tokens out and,
+// for a manifest with a Coverage, the condition.
 // dtype is the storage type of the weights on the device: F32, F16 or Q8.
 func Compile(m *Manifest, limits graph.Limits, dtype string) (*graph.Program, error) {
 	b := graph.NewBuilder(limits)
@@ -44,8 +45,29 @@ func Compile(m *Manifest, limits graph.Limits, dtype string) (*graph.Program, er
 	if err != nil {
 		return nil, err
 	}
+	if m.Coverage != nil {
+		b.Read(OutputCondition, condition)
+	}
 	b.Read(OutputTokens, decoder.Build(b, m.Decoder, condition, decoder.Options{DType: dtype}))
 	return b.Program()
+}
+
+// Nearest measures one draw's condition (N,L,C) and mask (N,L) against the Coverage; nil
+// without one.
+func (m *Manifest) Nearest(condition []float32, mask []uint32) (*Nearest, error) {
+	c := m.Condition
+	if m.Coverage == nil {
+		return nil, nil
+	}
+	if len(condition) != c.Texts*c.Length*c.Width || len(mask) != c.Texts*c.Length {
+		return nil, fmt.Errorf("generator: condition of %d values and mask of %d, expected (%d,%d,%d) and (%d,%d)", len(condition), len(mask), c.Texts, c.Length, c.Width, c.Texts, c.Length)
+	}
+	var pool Pool
+	for i := range c.Texts {
+		pool.Add(condition[i*c.Length*c.Width:(i+1)*c.Length*c.Width], mask[i*c.Length:(i+1)*c.Length])
+	}
+	n := m.Coverage.Nearest(pool.Vector())
+	return &n, nil
 }
 
 // CompileEncode is the text encoder alone: ids and mask in, condition out.

@@ -31,7 +31,9 @@ type Manifest struct {
 	Condition Condition      `json:"condition"`
 	Decoder   decoder.Config `json:"decoder"`
 	// Encoder is absent in a package imported without one: such a package decodes only.
-	Encoder    *Encoder   `json:"encoder,omitempty"`
+	Encoder *Encoder `json:"encoder,omitempty"`
+	// Coverage is absent where the training tasks' prompts are not known.
+	Coverage   *Coverage  `json:"coverage,omitempty"`
 	Provenance Provenance `json:"provenance"`
 	// Files lists every other file of the package, sorted by path.
 	Files []File `json:"files"`

@@ -3,6 +3,7 @@ package guest
 import (
 	"bytes"
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
@@ -45,6 +46,9 @@ type FinishOptions struct {
 // model's weights.
 type Report struct {
 	Layers []Layer `json:"layers"`
+	// Nearest is how far the prompts are from the generator's training tasks; nil where the
+	// manifest has no Coverage or Finish was given no condition.
+	Nearest *generator.Nearest `json:"nearest,omitempty"`
 }
 
 // Layer is the norms of one layer: the root of the sum of its modules' squares, and each.
@@ -109,7 +113,7 @@ func feed(m Message) (Message, error) {
 }
 
 func finish(m Message) (Message, error) {
-	manifest, err := m.manifest(PartManifest, PartTokens, PartOptions)
+	manifest, err := m.manifest(PartManifest, PartTokens, PartCondition, PartMask, PartOptions)
 	if err != nil {
 		return nil, err
 	}
@@ -150,6 +154,19 @@ func finish(m Message) (Message, error) {
 	report, err := NewReport(adapter)
 	if err != nil {
 		return nil, err
+	}
+	if condition, ok := m.Get(PartCondition); ok {
+		mask, err := m.need(PartMask)
+		if err != nil {
+			return nil, err
+		}
+		words := make([]uint32, len(mask)/4)
+		for i := range words {
+			words[i] = binary.LittleEndian.Uint32(mask[4*i:])
+		}
+		if report.Nearest, err = manifest.Nearest(generator.Float32s(condition), words); err != nil {
+			return nil, err
+		}
 	}
 	return out.with(PartReport, report)
 }

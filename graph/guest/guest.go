@@ -21,7 +21,8 @@
 //	feed     manifest, tokenizer (tokenizer.json), or vocab (vocab.txt) and tokenizer_config
 //	         (may be missing), prompts (the file's bytes), options (FeedOptions)
 //	         -> ids, mask (the Program's inputs), info (FeedInfo)
-//	finish   manifest, tokens (float32le weight tokens (T,h,w)), options (FinishOptions)
+//	finish   manifest, tokens (float32le weight tokens (T,h,w)), options (FinishOptions); and
+//	         condition and mask (what the Program read and was fed), for Report's Nearest
 //	         -> file/NAME for each file of the adapter, report (Report)
 //
 // A call that failed returns one part, error (UTF-8, one line). Calls keep nothing: each
@@ -57,7 +58,8 @@ const (
 	PartIDs             = encoder.InputIDs
 	PartMask            = encoder.InputMask
 	PartInfo            = "info"
-	PartTokens          = "tokens"
+	PartTokens          = generator.OutputTokens
+	PartCondition       = generator.OutputCondition
 	PartFile            = "file/" // and the file's name
 	PartReport          = "report"
 	PartError           = "error"

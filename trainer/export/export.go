@@ -45,8 +45,12 @@ func Write(ctx context.Context, dir, out string, o Options, progress func(done, 
 	if o.Architecture != "" {
 		base.Architecture, base.Heads, base.KVHeads = o.Architecture, o.Heads, o.KVHeads
 	}
+	coverage, err := fit.ReadCoverage(dir)
+	if err != nil {
+		return err
+	}
 	m := generator.Manifest{
-		Name: o.Name,
+		Name: o.Name, Coverage: coverage,
 		Base: &base, Tiling: c.Tiling, Decoder: c.Decoder,
 		Condition: generator.Condition{Texts: c.Texts, Length: c.Length, Width: c.Decoder.Condition()[2], Pads: c.Pads},
 		Encoder:   &generator.Encoder{ID: o.EncoderID},

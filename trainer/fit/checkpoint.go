@@ -14,6 +14,7 @@ import (
 
 	"github.com/drag-and-drop-lora/dnd/graph/atomicfile"
 	"github.com/drag-and-drop-lora/dnd/graph/decoder"
+	"github.com/drag-and-drop-lora/dnd/graph/generator"
 	"github.com/drag-and-drop-lora/dnd/graph/lora"
 	"github.com/drag-and-drop-lora/dnd/graph/safetensors"
 )
@@ -32,6 +33,7 @@ const (
 	recordName     = "run.json"
 	checkpointName = "checkpoint.safetensors"
 	standardName   = "standard.safetensors"
+	coverageName   = "coverage.json"
 )
 
 // folder is an open run.
@@ -107,6 +109,23 @@ func ReadRecord(dir string) (*Record, error) {
 		return nil, fmt.Errorf("%s: %w", filepath.Join(dir, recordName), err)
 	}
 	return &r, nil
+}
+
+// ReadCoverage reads where a run's data sets lie; nil for a run of before that was noted.
+func ReadCoverage(dir string) (*generator.Coverage, error) {
+	path := filepath.Join(dir, coverageName)
+	raw, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var c generator.Coverage
+	if err := json.Unmarshal(raw, &c); err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return &c, nil
 }
 
 // weight is the loss's weight a token: importance weights, or, for an Affine decoder,

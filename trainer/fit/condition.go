@@ -8,6 +8,7 @@ import (
 	"github.com/gomlx/gomlx/core/tensors"
 
 	"github.com/drag-and-drop-lora/dnd/graph/encoder"
+	"github.com/drag-and-drop-lora/dnd/graph/generator"
 	"github.com/drag-and-drop-lora/dnd/graph/safetensors"
 	"github.com/drag-and-drop-lora/dnd/graph/text"
 	"github.com/drag-and-drop-lora/dnd/trainer/backend"
@@ -24,15 +25,16 @@ type TextEncoder struct {
 // encodeGroup is how many texts are encoded at a time.
 const encodeGroup = 16
 
-// conditions encodes the first texts of each data set, one row (L,C) a prompt. The
+// conditions encodes the first texts of each data set, one row (L,C) a prompt, and sums up
+// where the data sets lie. The
 // reference's dropout in the frozen encoder is not reproduced (RATIONALE.md).
-func conditions(ctx context.Context, c *Config, d *Data, e *TextEncoder, b backend.Backend, report func(done, total int)) ([][][]float32, error) {
+func conditions(ctx context.Context, c *Config, d *Data, e *TextEncoder, b backend.Backend, report func(done, total int)) (all [][][]float32, coverage *generator.Coverage, err error) {
 	params := []any{nil, nil}
 	list := e.Config.Tensors()
 	for _, t := range list {
 		v, err := e.Weights.Float32s(t.Name)
 		if err != nil {
-			return nil, fmt.Errorf("fit: text encoder: %w", err)
+			return nil, nil, fmt.Errorf("fit: text encoder: %w", err)
 		}
 		params = append(params, tensors.FromFlatDataAndDimensions(v, t.Shape...))
 	}
@@ -44,48 +46,56 @@ func conditions(ctx context.Context, c *Config, d *Data, e *TextEncoder, b backe
 		return model.Encode(e.Config, p, in[0], in[1], c.Pads)
 	})
 	if err != nil {
-		return nil, fmt.Errorf("fit: build the text encoder: %w", err)
+		return nil, nil, fmt.Errorf("fit: build the text encoder: %w", err)
 	}
 	defer exec.Finalize()
 	total, done := 0, 0
 	for i := range d.Sets {
 		total += pool(c, &d.Sets[i])
 	}
-	all := make([][][]float32, len(d.Sets))
+	all = make([][][]float32, len(d.Sets))
+	var names []string
+	var centers [][]float32
 	for i := range d.Sets {
+		var pooled generator.Pool
 		prompts := d.Sets[i].Prompts[:pool(c, &d.Sets[i])]
 		for at := 0; at < len(prompts); at += encodeGroup {
 			if err := ctx.Err(); err != nil {
-				return nil, err
+				return nil, nil, err
 			}
 			group := prompts[at:min(at+encodeGroup, len(prompts))]
 			// A last, shorter group is filled up: every shape is compiled once.
 			full := append(append([]string{}, group...), make([]string, encodeGroup-len(group))...)
 			in, err := e.Tokenizer.Encode(full, c.Length)
 			if err != nil {
-				return nil, err
+				return nil, nil, err
 			}
 			params[0], params[1] = words(in.IDs, encodeGroup, c.Length), words(in.Mask, encodeGroup, c.Length)
 			out, err := exec.Call(params...)
 			if err != nil {
-				return nil, fmt.Errorf("fit: encode prompts of %s: %w", d.Sets[i].Name, err)
+				return nil, nil, fmt.Errorf("fit: encode prompts of %s: %w", d.Sets[i].Name, err)
 			}
 			flat, err := tensors.CopyFlatData[float32](out[0])
 			if err != nil {
-				return nil, err
+				return nil, nil, err
 			}
 			free(out)
 			size := c.Length * e.Config.HiddenSize
 			for j := range group {
-				all[i] = append(all[i], flat[j*size:(j+1)*size:(j+1)*size])
+				row := flat[j*size : (j+1)*size : (j+1)*size]
+				all[i] = append(all[i], row)
+				pooled.Add(row, in.Mask[j*c.Length:(j+1)*c.Length])
 			}
 			done += len(group)
 			if report != nil {
 				report(done, total)
 			}
 		}
+		names = append(names, d.Sets[i].Name)
+		centers = append(centers, pooled.Vector())
 	}
-	return all, nil
+	coverage, err = generator.NewCoverage(names, centers)
+	return all, coverage, err
 }
 
 func pool(c *Config, s *DataSet) int {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"path/filepath"
 	"time"
 
 	"github.com/gomlx/gomlx/core/tensors"
@@ -51,8 +52,11 @@ func Run(ctx context.Context, c Config, d *Data, e *TextEncoder, b backend.Backe
 	if err != nil {
 		return nil, err
 	}
-	encoded, err := conditions(ctx, &c, d, e, b, func(done, total int) { report(Progress{Stage: "encode prompts", Done: done, Total: total}) })
+	encoded, coverage, err := conditions(ctx, &c, d, e, b, func(done, total int) { report(Progress{Stage: "encode prompts", Done: done, Total: total}) })
 	if err != nil {
+		return nil, err
+	}
+	if err := writeJSON(filepath.Join(dir, coverageName), coverage); err != nil {
 		return nil, err
 	}
 	s, err := newStepper(&c, b)

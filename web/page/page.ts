@@ -239,6 +239,14 @@ function show(a: Adapter, format: "peft" | "gguf", model: string): void {
   $("device").textContent = `${a.device}${a.software ? " (software: correct, but slow)" : ""}, at most ${mega(a.peakBytes)} of its memory`;
   const used = Math.min(a.prompts.texts, a.prompts.prompts);
   $("prompts-note").textContent = `${used} of ${a.prompts.prompts} prompts were read${a.prompts.cycled ? `, again and again: the generator reads ${a.prompts.texts}` : ""}`;
+  const n = a.report.nearest;
+  $("nearest").hidden = !n;
+  if (n) {
+    $("nearest").textContent = n.far
+      ? `These prompts are unlike all tasks that the generator was fitted on: the nearest, ${n.task}, is ${n.distance.toFixed(2)} away, expected at most ${n.limit.toFixed(2)}. The adapter may be no better than none.`
+      : `Nearest training task: ${n.task}, distance ${n.distance.toFixed(3)} (new kinds of task begin at ${n.limit.toFixed(3)}).`;
+    $("nearest").className = n.far ? "problem" : "quiet";
+  }
   heat(a);
   $("result").hidden = false;
   $("result").focus();

@@ -18,7 +18,8 @@
 //	feed     manifest, tokenizer (tokenizer.json), or vocab (vocab.txt) and tokenizer_config
 //	         (may be missing), prompts (the file's bytes), options (FeedOptions)
 //	         -> ids, mask (the Program's inputs), info (FeedInfo)
-//	finish   manifest, tokens (float32le weight tokens (T,h,w)), options (FinishOptions)
+//	finish   manifest, tokens (float32le weight tokens (T,h,w)), options (FinishOptions); and
+//	         condition and mask (what the Program read and was fed), for Report's Nearest
 //	         -> file/NAME for each file of the adapter, report (Report)
 //
 // A call that failed returns one part, error (UTF-8, one line). Calls keep nothing: each
@@ -60,6 +61,8 @@ export interface FinishOptions {
   backend: string;
 }
 export interface Report {
+  /** How far the prompts are from the generator's training tasks, where it knows them. */
+  nearest?: { task: string; distance: number; limit: number; far: boolean };
   layers: { layer: number; norm: number; modules: { name: string; norm: number }[] }[];
 }
 

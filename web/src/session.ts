@@ -62,7 +62,10 @@ export class Session {
     if (!tokens) throw new Error("the program gave no weight tokens");
     const finishing = performance.now();
     const options: FinishOptions = { format: o.format ?? "peft", tool: "dnd web", prompts_sha256: prompts.sha256, seed: o.seed ?? 0, draw: o.draw ?? 0, backend: `webgpu in a browser, ${device.name}` };
-    const finished = await this.guest.call("finish", new Map([["manifest", manifest], ["tokens", tokens], ["options", json(options)]]));
+    const parts: [string, Uint8Array][] = [["manifest", manifest], ["tokens", tokens], ["options", json(options)]];
+    const condition = ran.outputs.get("condition");
+    if (condition) parts.push(["condition", condition], ["mask", need(fed, "mask")]);
+    const finished = await this.guest.call("finish", new Map(parts));
     // Copies, since the parts of an answer share memory and a file's is handed on.
     const files = Object.fromEntries([...finished].filter(([name]) => name.startsWith("file/")).map(([name, data]) => [name.slice("file/".length), data.slice()]));
     return {
