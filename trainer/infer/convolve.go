@@ -59,6 +59,9 @@ func (p plan) macs() int64 {
 func (j *job) convolve(x *tensors.Tensor, key string, axis model.Axis, out, k int) (*tensors.Tensor, error) {
 	shape := [4]int(x.Shape().Dimensions)
 	native := j.backend.NativeConvolution()
+	if q, ok := newFourier(j.limits, axis, shape, out, k); ok {
+		return j.fourier(x, key, q)
+	}
 	p := newPlan(j.limits, native, axis, shape, out, k)
 	if axis == model.AxisN && !p.whole && out >= j.limits.manyChannels {
 		if q, ok := newProducts(j.limits, p); ok {

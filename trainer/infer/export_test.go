@@ -1,6 +1,7 @@
 package infer
 
-// SetLimits makes tiles small, so that tests see many of them.
-func (r *Runner) SetLimits(weights, gather, flop int64, manyChannels int) {
-	r.limits = limits{weights: weights, gather: gather, flop: flop, manyChannels: manyChannels}
+// SetLimits makes tiles small, so that tests see many of them. Convolutions are done in
+// the frequency domain wherever spectra bytes are enough.
+func (r *Runner) SetLimits(weights, gather, flop int64, manyChannels int, spectra int64) {
+	r.limits = limits{weights: weights, gather: gather, flop: flop, manyChannels: manyChannels, spectra: spectra}
 }

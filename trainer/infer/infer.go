@@ -23,6 +23,7 @@ import (
 
 	"github.com/drag-and-drop-lora/dnd/graph"
 	"github.com/drag-and-drop-lora/dnd/trainer/backend"
+	"github.com/drag-and-drop-lora/dnd/trainer/fftconv"
 )
 
 // A Runner runs networks on one backend and keeps what it compiled for the next run with
@@ -44,18 +45,26 @@ type limits struct {
 	// XLA's CPU that reaches twice the speed of its own convolution, which also transposes
 	// the weights; here they stay as they lie in the file.
 	manyChannels int
+	// direct is how many multiply-accumulates the backend's own convolution does in the time
+	// of one unit of fftconv.Plan.Cost; where that is faster, and its memory at most spectra
+	// bytes, it is used instead. Infinite is never.
+	direct  float64
+	spectra int64
 }
 
 // New makes a Runner. The backend stays the caller's, to be finalized after Close.
 func New(b backend.Backend) *Runner {
 	// Tiles last half a second or so at what two cores do: 100 to 400 GFLOPS with XLA, a
 	// third of it in Go.
-	l := limits{weights: 128 << 20, gather: 128 << 20, flop: 50e9, manyChannels: 400}
+	l := limits{weights: 128 << 20, gather: 128 << 20, flop: 50e9, manyChannels: 400, direct: 27, spectra: 1 << 30}
 	switch {
 	case b.GPU:
 		l = limits{weights: 1 << 30, flop: 4e12, manyChannels: math.MaxInt}
 	case b.Name == backend.CPU:
-		l.flop, l.manyChannels = 20e9, 128
+		l.flop, l.manyChannels, l.direct = 20e9, 128, 9
+	}
+	if b.GPU || !fftconv.Fast {
+		l.direct = math.Inf(1)
 	}
 	return &Runner{backend: b, limits: l, execs: map[operation]*gomlx.Exec{}}
 }

@@ -109,12 +109,15 @@ func TestDecode(t *testing.T) {
 		name                  string
 		weights, gather, flop int64
 		manyChannels          int
+		spectra               int64
 	}{
-		{"one graph", 1 << 30, 1 << 30, 1 << 50, math.MaxInt},
-		{"chunks of channels", 3000, 1 << 30, 1 << 50, math.MaxInt},
-		{"tiles", 1 << 30, 1 << 30, 30000, math.MaxInt},
-		{"both", 2000, 4000, 50000, math.MaxInt},
-		{"products", 1 << 30, 200000, 50000, 1},
+		{"one graph", 1 << 30, 1 << 30, 1 << 50, math.MaxInt, 0},
+		{"chunks of channels", 3000, 1 << 30, 1 << 50, math.MaxInt, 0},
+		{"tiles", 1 << 30, 1 << 30, 30000, math.MaxInt, 0},
+		{"both", 2000, 4000, 50000, math.MaxInt, 0},
+		{"products", 1 << 30, 200000, 50000, 1, 0},
+		{"frequency domain", 2000, 4000, 50000, math.MaxInt, 1 << 30},
+		{"frequency domain, item by item", 2000, 4000, 50000, math.MaxInt, 120000},
 	}
 	each(t, func(t *testing.T, r *infer.Runner) {
 		for _, name := range []string{"fullcond_k5", "superlarge_k11", "fullcond_k9", "fullcond_k4_even", "mini_qwen_k3"} {
@@ -126,10 +129,10 @@ func TestDecode(t *testing.T) {
 			info, _ := io.Lookup("condition")
 			for _, s := range sizes {
 				t.Run(name+"/"+s.name, func(t *testing.T) {
-					if s.name != "both" && s.name != "products" && testing.Short() {
+					if s.name != "both" && s.name != "products" && s.name != "frequency domain" && testing.Short() {
 						t.Skip("short")
 					}
-					r.SetLimits(s.weights, s.gather, s.flop, s.manyChannels)
+					r.SetLimits(s.weights, s.gather, s.flop, s.manyChannels, s.spectra)
 					var last graph.Progress
 					got, err := r.Decode(context.Background(), c, w, condition, info.Shape[0], func(p graph.Progress) {
 						if p.Done < last.Done {

@@ -30,6 +30,9 @@ func padding(k int) [2]int { return [2]int{(k - 1) / 2, k / 2} }
 // Rows is the axis that the kernel's third axis goes along: the one that tiles cut.
 func (a Axis) Rows() int { return a.plane()[0] }
 
+// Columns is the axis that the kernel's fourth axis goes along.
+func (a Axis) Columns() int { return a.plane()[1] }
+
 // Plane are the lengths of the axes that the kernel's third and fourth axis go along, of
 // x's shape (B,N,H,W).
 func (a Axis) Plane(shape [4]int) (rows, columns int) {
