@@ -212,11 +212,15 @@ function show(a: Adapter, format: "peft" | "gguf", model: string): void {
   $("size").textContent = `${mega(data.length)}: ${names.join(", ")}`;
 
   const commands: [string, string][] = format === "gguf"
-    ? [["llama.cpp", "llama-cli -m base.gguf --lora adapter.gguf"]]
+    ? [
+        ["llama.cpp", "llama-cli -m base.gguf --lora adapter.gguf"],
+        ["Ollama", `dndgen convert --adapter adapter.gguf --base base.gguf --format merged-gguf --out merged && echo "FROM ./merged/model.gguf" > Modelfile && ollama create task`],
+      ]
     : [
         ["PEFT", `from peft import PeftModel; model = PeftModel.from_pretrained(model, "adapter")`],
         ["vLLM", `vllm serve ${model} --enable-lora --lora-modules task=./adapter`],
-        ["llama.cpp", `python convert_lora_to_gguf.py --base ${model} adapter`],
+        ["llama.cpp", `dndgen convert --adapter adapter --base base.gguf --format gguf --out gguf && llama-cli -m base.gguf --lora gguf/adapter.gguf`],
+        ["Ollama", `dndgen convert --adapter adapter --base base.gguf --format merged-gguf --out merged && echo "FROM ./merged/model.gguf" > Modelfile && ollama create task`],
       ];
   $("commands").replaceChildren(...commands.map(([client, command]) => {
     const row = element("div", "", { class: "command" });

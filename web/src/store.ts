@@ -96,7 +96,8 @@ async function newest(cache: Cache, url: URL, signal: AbortSignal): Promise<Uint
     signal.throwIfAborted();
     const kept = await cache.size(name);
     if (kept > 0) return cache.read(name, 0, kept);
-    throw new Error(`${url} could not be loaded: ${(err as Error).message}`);
+    const foreign = url.origin !== self.location.origin ? "; its server must allow other origins (CORS), and this page's must let it connect (dndgen serve --connect)" : "";
+    throw new Error(`${url} could not be loaded: ${(err as Error).message}${foreign}`);
   }
   if (!response.ok) throw new Error(`${url}: the server answered ${response.status} ${response.statusText}`);
   const raw = await bounded(response, maxManifest, `${url}`);

@@ -116,6 +116,60 @@ test("generates what dndgen generates", { timeout: 10 * minute }, async (t) => {
   await page.screenshot({ path: join(screenshots, "phone.png"), fullPage: true });
 });
 
+test("a generation is cancelled, and a file of 10 MB is no trouble", { timeout: 5 * minute }, async (t) => {
+  const page = await visit(t);
+  await load(page);
+  const line = `${"a rather long prompt ".repeat(10)}\n`;
+  await page.locator("#file").setInputFiles({ name: "many.txt", mimeType: "text/plain", buffer: Buffer.from(line.repeat(Math.ceil(10e6 / line.length))) });
+  await page.locator("#generate").click();
+  await note(page, "generate-note", "encode", 2 * minute);
+  await page.locator("#generate-cancel").click();
+  await page.locator("#generate-note").filter({ hasText: "Cancelled." }).waitFor({ timeout: 20_000 });
+  assert.equal(await page.locator("#generate").isDisabled(), false);
+});
+
+test("a lost GPU is explained, and found again without a reload", { timeout: 8 * minute }, async (t) => {
+  const page = await visit(t);
+  await load(page);
+  await page.locator("#prompts").fill(prompts.join("\n"));
+  await page.locator("#generate").click();
+  await note(page, "generate-note", "encode", 2 * minute);
+  const other = await page.context().newPage();
+  await other.goto("chrome://gpucrash").catch(() => undefined); // ends the GPU process
+  assert.match(await problem(page), /lost.*Generate again/s);
+  await other.close();
+  await page.locator("#generate").click();
+  await page.locator("#problem").waitFor({ state: "hidden" });
+  await note(page, "generate-note", "encode", 2 * minute);
+});
+
+test("two tabs share one download, and a closed one leaves a cache that works", { timeout: 4 * minute }, async (t) => {
+  const page = await visit(t);
+  const tab = await page.context().newPage();
+  await tab.goto(server.url);
+  server.spoil = (path, _, response) => {
+    if (!path.endsWith("model.safetensors")) return false;
+    server.spoil = undefined;
+    const raw = readFileSync(server.file(path));
+    response.writeHead(200, { "Content-Length": raw.length });
+    response.write(raw.subarray(0, 12 << 20)); // and then nothing, until the tab is closed
+    return true;
+  };
+  server.requests.length = 0;
+  await tab.locator("#load").click();
+  await tab.locator("#load-note").filter({ hasText: / of / }).waitFor({ timeout: minute });
+  await page.waitForTimeout(1500);
+  const loading = load(page); // waits for the other's lock
+  await page.waitForTimeout(1000);
+  await tab.close();
+  await loading;
+  const fetched = server.requests.filter((r) => r.path.endsWith("model.safetensors"));
+  assert.equal(fetched.length, 2, `requests ${JSON.stringify(fetched)}: expected the closed tab's, and one that goes on`);
+  await page.reload();
+  await load(page);
+  assert.equal(server.requests.filter((r) => r.path.endsWith("model.safetensors")).length, 2, "the cache was not used");
+});
+
 test("works by keyboard, with names for a screen reader", { timeout: 3 * minute }, async (t) => {
   const page = await visit(t);
   for (const [role, name] of [["button", "Load"], ["radio", "URL"], ["combobox", "Example"], ["textbox", /Some prompts/], ["button", "Generate"], ["combobox", "Format"]]) {
