@@ -63,6 +63,8 @@ type Options struct {
 	// 64 MiB each for what is on its way to and from the device. 0 is no bound but the
 	// device's.
 	MemoryBudget int64
+	// Profile measures the parts of each run, Result.Parts, by waiting after each.
+	Profile bool
 }
 
 // List describes the machine's adapters, in the order of their indexes.

@@ -2,29 +2,11 @@ package gpu
 
 import (
 	"context"
-	"fmt"
 	"time"
 
 	"github.com/cogentcore/webgpu/wgpu"
 
 	"github.com/drag-and-drop-lora/dnd/graph"
-)
-
-const (
-	// submitTime is how long one submit should take: long enough to hide its own cost,
-	// short enough for a display's watchdog and for Ctrl-C.
-	submitTime = 60 * time.Millisecond
-	// firstSubmit is the first submit's size in multiply-accumulates, before the
-	// device's speed is known.
-	firstSubmit = 2e8
-	// launchCost is what a dispatch weighs at least: starting one takes time too, and a
-	// submit of very many would hold Ctrl-C up.
-	launchCost = 1e6
-	// inFlight is how many submits may be under way: one runs while the next is made.
-	inFlight = 2
-	// hangTime is how long a submit may take before the device counts as hung. Software
-	// devices take seconds for what a GPU does in milliseconds.
-	hangTime = 3 * time.Minute
 )
 
 // run is one execution of a Program.
@@ -55,16 +37,8 @@ type run struct {
 
 	done, total int64
 	stages      []graph.StageTime
-}
-
-// submit is a command buffer under way.
-type submit struct {
-	flag    flag
-	cost    int64
-	load    int64
-	started time.Time
-	groups  []*wgpu.BindGroup
-	stage   string
+	parts       []graph.PartTime
+	partCost    int64 // of the part that is being measured
 }
 
 func (r *run) execute() (*graph.Result, error) {
@@ -89,8 +63,15 @@ func (r *run) execute() (*graph.Result, error) {
 		r.total += d.Cost
 	}
 	started := time.Now()
+	part := started
 	for i := range p.Dispatches {
 		d := &p.Dispatches[i]
+		if r.d.options.Profile && i > 0 && d.Label != p.Dispatches[i-1].Label {
+			if err := r.drain(); err != nil {
+				return nil, err
+			}
+			part = r.clockPart(&p.Dispatches[i-1], part)
+		}
 		if i > 0 && d.Stage != p.Dispatches[i-1].Stage {
 			if err := r.drain(); err != nil {
 				return nil, err
@@ -122,8 +103,11 @@ func (r *run) execute() (*graph.Result, error) {
 	}
 	if n := len(p.Dispatches); n > 0 {
 		r.clock(p.Dispatches[n-1].Stage, started)
+		if r.d.options.Profile {
+			r.clockPart(&p.Dispatches[n-1], part)
+		}
 	}
-	result := &graph.Result{Stages: r.stages}
+	result := &graph.Result{Stages: r.stages, Parts: r.parts}
 	for _, read := range p.Reads {
 		data, err := r.read(&read)
 		if err != nil {
@@ -145,6 +129,15 @@ func (r *run) clock(stage string, started time.Time) time.Time {
 		}
 	}
 	r.stages = append(r.stages, graph.StageTime{Stage: stage, Duration: now.Sub(started)})
+	return now
+}
+
+// clockPart records the dispatches of d's label up to d, and starts the next part.
+func (r *run) clockPart(d *graph.Dispatch, started time.Time) time.Time {
+	now := time.Now()
+	part := graph.PartTime{Stage: d.Stage, Label: d.Label, Way: r.p.Kernels[d.Kernel].Label, Duration: now.Sub(started), MACs: r.partCost}
+	r.parts = append(r.parts, part)
+	r.partCost = 0
 	return now
 }
 
@@ -174,120 +167,11 @@ func (r *run) dispatch(d *graph.Dispatch, pl *pipeline) error {
 		r.pass.SetBindGroup(0, group, nil)
 		r.pass.DispatchWorkgroups(uint32(d.Groups[0]), uint32(d.Groups[1]), uint32(d.Groups[2]))
 		r.cost += d.Cost
+		r.partCost += d.Cost
 		r.load += max(d.Cost, launchCost)
 		r.stage = d.Stage
 		return nil
 	})
-}
-
-// submit sends the open command buffer off and waits until few enough are under way.
-func (r *run) submit() error {
-	if err := r.ctx.Err(); err != nil {
-		return err
-	}
-	err := guard(r.d.device, "submit", func() error {
-		if r.encoder == nil {
-			r.d.queue.Submit()
-			return nil
-		}
-		err := r.pass.End()
-		r.pass.Release()
-		r.pass = nil
-		if err != nil {
-			return err
-		}
-		commands, err := r.encoder.Finish(nil)
-		r.encoder.Release()
-		r.encoder = nil
-		if err != nil {
-			return err
-		}
-		r.d.queue.Submit(commands)
-		commands.Release()
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	r.flying = append(r.flying, submit{flag: workDone(r.d.queue), cost: r.cost, load: r.load, started: time.Now(), groups: r.groups, stage: r.stage})
-	r.groups, r.cost, r.load = nil, 0, 0
-	for len(r.flying) > inFlight-1 {
-		if err := r.land(); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// drain submits what is open, waits for all, and gives dead buffers back.
-func (r *run) drain() error {
-	if err := r.submit(); err != nil {
-		return err
-	}
-	for len(r.flying) > 0 {
-		if err := r.land(); err != nil {
-			return err
-		}
-	}
-	r.staged = 0
-	r.bury()
-	return nil
-}
-
-// land waits for the oldest submit, learns from its time and reports progress.
-func (r *run) land() error {
-	s := r.flying[0]
-	if err := r.wait(s.flag); err != nil {
-		return err
-	}
-	ok := s.flag.ok()
-	s.flag.free()
-	r.flying = r.flying[1:]
-	for _, g := range s.groups {
-		g.Release()
-	}
-	if !ok {
-		return &DeviceLostError{What: "submit", Message: "the queue did not complete its work"}
-	}
-	now := time.Now()
-	if took := now.Sub(later(s.started, r.finished)); s.load > 0 && took > 0 {
-		r.budget = max(int64(float64(s.load)*float64(submitTime)/float64(took)), launchCost)
-	}
-	r.finished = now
-	r.done += s.cost
-	if r.report != nil && s.cost > 0 {
-		r.report(graph.Progress{Stage: s.stage, Done: min(r.done, r.total), Total: r.total})
-	}
-	return nil
-}
-
-func later(a, b time.Time) time.Time {
-	if a.After(b) {
-		return a
-	}
-	return b
-}
-
-// wait polls until f is set, the context is done, or the device has hung.
-func (r *run) wait(f flag) error {
-	started := time.Now()
-	pause := 20 * time.Microsecond
-	for {
-		if err := guard(r.d.device, "wait", func() error { r.d.device.Poll(false, nil); return nil }); err != nil {
-			return err
-		}
-		if f.done() {
-			return nil
-		}
-		if err := r.ctx.Err(); err != nil {
-			return err
-		}
-		if time.Since(started) > hangTime {
-			return &DeviceLostError{What: "wait", Message: fmt.Sprintf("no answer for %s", hangTime)}
-		}
-		time.Sleep(pause)
-		pause = min(2*pause, time.Millisecond)
-	}
 }
 
 // release gives everything back, also in the middle of a run. Flags of submits that are

@@ -1,0 +1,147 @@
+package gpu
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/cogentcore/webgpu/wgpu"
+
+	"github.com/drag-and-drop-lora/dnd/graph"
+)
+
+const (
+	// submitTime is how long one submit should take: long enough to hide its own cost,
+	// short enough for a display's watchdog and for Ctrl-C.
+	submitTime = 60 * time.Millisecond
+	// firstSubmit is the first submit's size in multiply-accumulates, before the
+	// device's speed is known.
+	firstSubmit = 2e8
+	// launchCost is what a dispatch weighs at least: starting one takes time too, and a
+	// submit of very many would hold Ctrl-C up.
+	launchCost = 1e6
+	// inFlight is how many submits may be under way: one runs while the next is made.
+	inFlight = 2
+	// hangTime is how long a submit may take before the device counts as hung. Software
+	// devices take seconds for what a GPU does in milliseconds.
+	hangTime = 3 * time.Minute
+)
+
+// submit is a command buffer under way.
+type submit struct {
+	flag    flag
+	cost    int64
+	load    int64
+	started time.Time
+	groups  []*wgpu.BindGroup
+	stage   string
+}
+
+// submit sends the open command buffer off and waits until few enough are under way.
+func (r *run) submit() error {
+	if err := r.ctx.Err(); err != nil {
+		return err
+	}
+	err := guard(r.d.device, "submit", func() error {
+		if r.encoder == nil {
+			r.d.queue.Submit()
+			return nil
+		}
+		err := r.pass.End()
+		r.pass.Release()
+		r.pass = nil
+		if err != nil {
+			return err
+		}
+		commands, err := r.encoder.Finish(nil)
+		r.encoder.Release()
+		r.encoder = nil
+		if err != nil {
+			return err
+		}
+		r.d.queue.Submit(commands)
+		commands.Release()
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	r.flying = append(r.flying, submit{flag: workDone(r.d.queue), cost: r.cost, load: r.load, started: time.Now(), groups: r.groups, stage: r.stage})
+	r.groups, r.cost, r.load = nil, 0, 0
+	for len(r.flying) > inFlight-1 {
+		if err := r.land(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// drain submits what is open, waits for all, and gives dead buffers back.
+func (r *run) drain() error {
+	if err := r.submit(); err != nil {
+		return err
+	}
+	for len(r.flying) > 0 {
+		if err := r.land(); err != nil {
+			return err
+		}
+	}
+	r.staged = 0
+	r.bury()
+	return nil
+}
+
+// land waits for the oldest submit, learns from its time and reports progress.
+func (r *run) land() error {
+	s := r.flying[0]
+	if err := r.wait(s.flag); err != nil {
+		return err
+	}
+	ok := s.flag.ok()
+	s.flag.free()
+	r.flying = r.flying[1:]
+	for _, g := range s.groups {
+		g.Release()
+	}
+	if !ok {
+		return &DeviceLostError{What: "submit", Message: "the queue did not complete its work"}
+	}
+	now := time.Now()
+	if took := now.Sub(later(s.started, r.finished)); s.load > 0 && took > 0 {
+		r.budget = max(int64(float64(s.load)*float64(submitTime)/float64(took)), launchCost)
+	}
+	r.finished = now
+	r.done += s.cost
+	if r.report != nil && s.cost > 0 {
+		r.report(graph.Progress{Stage: s.stage, Done: min(r.done, r.total), Total: r.total})
+	}
+	return nil
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
+
+// wait polls until f is set, the context is done, or the device has hung.
+func (r *run) wait(f flag) error {
+	started := time.Now()
+	pause := 20 * time.Microsecond
+	for {
+		if err := guard(r.d.device, "wait", func() error { r.d.device.Poll(false, nil); return nil }); err != nil {
+			return err
+		}
+		if f.done() {
+			return nil
+		}
+		if err := r.ctx.Err(); err != nil {
+			return err
+		}
+		if time.Since(started) > hangTime {
+			return &DeviceLostError{What: "wait", Message: fmt.Sprintf("no answer for %s", hangTime)}
+		}
+		time.Sleep(pause)
+		pause = min(2*pause, time.Millisecond)
+	}
+}
