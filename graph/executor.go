@@ -23,6 +23,9 @@ type Result struct {
 	// Stages are the times of the dispatches by Stage, in the order of their first
 	// dispatch, uploads included.
 	Stages []StageTime
+	// Parts are the times of the dispatches by Label, in order, for an executor that was
+	// asked to measure them. It waits for the device after each then, which takes time.
+	Parts []PartTime
 	// PeakBytes is the most GPU memory that was allocated at a time.
 	PeakBytes int64
 }
@@ -46,6 +49,20 @@ func (r *Result) Output(name string) (data []byte, ok bool) {
 type StageTime struct {
 	Stage    string
 	Duration time.Duration
+}
+
+// PartTime is how long a part of a network took: a convolution, a normalisation.
+type PartTime struct {
+	Stage, Label string
+	Way          string // how it was computed: a kernel's name, "frequency domain"
+	Duration     time.Duration
+	MACs         int64 // multiply-accumulates that were done
+}
+
+// Peaks is what a device reaches on work that suits it.
+type Peaks struct {
+	FLOPS float64 // floating-point operations a second, in a product of matrices
+	Bytes float64 // bytes a second, adding one tensor to another
 }
 
 // Progress is how far a run has come. Done and Total count multiply-accumulates.

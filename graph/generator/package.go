@@ -27,6 +27,7 @@ type Package struct {
 
 	decoder *tensorSet
 	encoder *tensorSet // nil without encoder
+	made    hashed     // in their place, in a package without files
 }
 
 // Open opens a package and checks all but its contents: the manifest, the files' sizes,

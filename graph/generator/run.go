@@ -28,6 +28,7 @@ type ExecutorRunner struct {
 	dtype        string
 	close        func() error
 	peak         int64
+	trace        func(graph.PartTime)
 }
 
 // NewRunner makes a Runner of an executor. dtype is the weights' storage type on the
@@ -47,6 +48,9 @@ func (r *ExecutorRunner) Close() error { return r.close() }
 
 // PeakBytes is the most device memory that a run has held so far.
 func (r *ExecutorRunner) PeakBytes() int64 { return r.peak }
+
+// Trace calls f with the parts of every run after it, if the executor measures them.
+func (r *ExecutorRunner) Trace(f func(graph.PartTime)) { r.trace = f }
 
 // Encode implements Runner.
 func (r *ExecutorRunner) Encode(ctx context.Context, p *Package, b text.Batch, report func(graph.Progress)) ([]float32, error) {
@@ -80,6 +84,11 @@ func (r *ExecutorRunner) run(ctx context.Context, p *Package, program *graph.Pro
 		return nil, err
 	}
 	r.peak = max(r.peak, result.PeakBytes)
+	if r.trace != nil {
+		for _, part := range result.Parts {
+			r.trace(part)
+		}
+	}
 	// A large tensor comes back as several reads of one name, in order.
 	var values []float32
 	for _, out := range result.Outputs {

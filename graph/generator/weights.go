@@ -14,7 +14,12 @@ import (
 // stored as F32, F16, BF16 or Q8 and converted to what is asked for: F32, F16 or Q8. Every
 // value is checked on its way: NaN and infinity are errors that name file, tensor and
 // index, and so are values too large for F16. It is safe for concurrent use, until p is closed.
-func (p *Package) Weights() graph.Weights { return weights{p} }
+func (p *Package) Weights() graph.Weights {
+	if p.made != nil {
+		return p.made
+	}
+	return weights{p}
+}
 
 type weights struct{ p *Package }
 

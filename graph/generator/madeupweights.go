@@ -1,0 +1,127 @@
+package generator
+
+import (
+	"fmt"
+	"math"
+	"strings"
+
+	"github.com/drag-and-drop-lora/dnd/graph/decoder"
+	"github.com/drag-and-drop-lora/dnd/graph/encoder"
+	"github.com/drag-and-drop-lora/dnd/graph/quant"
+	"github.com/drag-and-drop-lora/dnd/graph/safetensors"
+)
+
+// miniLM is the architecture of all-MiniLM-L12-v2, the reference's text encoder (a.2).
+var miniLM = encoder.Config{
+	ModelType: "bert", HiddenAct: "gelu", HiddenSize: 384, NumHiddenLayers: 12, NumAttentionHeads: 12, IntermediateSize: 1536,
+	MaxPositionEmbeddings: 512, TypeVocabSize: 2, VocabSize: 30522, LayerNormEps: 1e-12,
+}
+
+// MadeUpPackage is MadeUp without files: every value is computed where it is read, so that
+// a generator larger than the disk can be measured. It has a text encoder of the
+// reference's architecture and no vocabulary, so it encodes ids, not texts.
+func MadeUpPackage(shape string, seed uint64) (*Package, error) {
+	config, base, tiling, err := Shape(shape)
+	if err != nil {
+		return nil, err
+	}
+	c := config.Condition()
+	m := Manifest{
+		FormatVersion: FormatVersion, Name: "made-up " + shape, Base: &base, Tiling: tiling, Decoder: config,
+		Condition:  Condition{Texts: c[0], Length: c[1], Width: c[2], Pads: PadsEncoded},
+		Encoder:    &Encoder{ID: "made-up", Config: miniLM},
+		Provenance: Provenance{Source: "made-up weights, not trained", Seed: int64(seed)},
+	}
+	if c[2] != miniLM.HiddenSize {
+		m.Encoder = nil
+	}
+	tensors := hashed{}
+	for i, t := range config.Tensors() {
+		tensors[decoder.Prefix+t.Name] = newHashedTensor(t.Name, t.Shape, seed, uint64(i))
+	}
+	for i, t := range miniLM.Tensors() {
+		tensors[encoder.Prefix+t.Name] = newHashedTensor(t.Name, t.Shape, ^seed, uint64(i))
+	}
+	return &Package{Dir: m.Name, Manifest: m, made: tensors}, nil
+}
+
+// hashed are tensors whose values come from a hash of their key and index.
+type hashed map[string]hashedTensor
+
+type hashedTensor struct {
+	count int64
+	key   uint64
+	scale float32 // of an int32; 0 for constant tensors
+	value float32 // of constant ones
+}
+
+// newHashedTensor has MadeUp's distribution.
+func newHashedTensor(name string, shape []int, seed, index uint64) hashedTensor {
+	t := hashedTensor{count: 1, key: mix(seed ^ mix(index+1))}
+	fanIn := 1
+	for axis, d := range shape {
+		t.count *= int64(d)
+		if axis > 0 {
+			fanIn *= d
+		}
+	}
+	switch {
+	case strings.HasSuffix(name, "norm.weight"), strings.HasSuffix(name, "LayerNorm.weight"), name == "output.scale":
+		t.value = 1
+	case !strings.HasSuffix(name, "bias") && name != "output.offset":
+		t.scale = float32(math.Sqrt(3/float64(fanIn)) / (1 << 31))
+	}
+	return t
+}
+
+// mix is the finalizer of splitmix64.
+func mix(x uint64) uint64 {
+	x = (x ^ x>>30) * 0xbf58476d1ce4e5b9
+	x = (x ^ x>>27) * 0x94d049bb133111eb
+	return x ^ x>>31
+}
+
+// fill computes values from the given one on.
+func (t hashedTensor) fill(values []float32, first int64) {
+	if t.scale == 0 {
+		for i := range values {
+			values[i] = t.value
+		}
+		return
+	}
+	for i := range values {
+		at := uint64(first) + uint64(i)
+		values[i] = float32(int32(mix(t.key+at/2)>>(at%2*32))) * t.scale
+	}
+}
+
+// ReadWeights implements graph.Weights.
+func (h hashed) ReadWeights(name, dtype string, off int64, p []byte) error {
+	t, ok := h[name]
+	if !ok {
+		return fmt.Errorf("made-up tensor %q: %w", clip(name), safetensors.ErrNoTensor)
+	}
+	d := safetensors.DType(dtype)
+	if d != safetensors.F32 && d != safetensors.F16 && d != Q8 {
+		return fmt.Errorf("made-up tensor %q: asked for as %s, expected F32, F16 or Q8", clip(name), d)
+	}
+	unit, size := int64(1), d.Size()
+	if d == Q8 {
+		unit, size = quant.Values, quant.Bytes
+	}
+	if bytes := (t.count + unit - 1) / unit * size; off < 0 || off%size != 0 || int64(len(p))%size != 0 || off > bytes || int64(len(p)) > bytes-off {
+		return fmt.Errorf("made-up tensor %q: bytes %d+%d are asked for, as %s it has %d", clip(name), off, len(p), d, bytes)
+	}
+	b := scratches.Get().(*scratch)
+	defer scratches.Put(b)
+	for first := off / size * unit; len(p) > 0; {
+		n := min(piece, int64(len(p))/size*unit, t.count-first)
+		t.fill(b.values[:n], first)
+		out := p[:(n+unit-1)/unit*size]
+		if err := encode("made-up", name, d, b.values[:n], out, first); err != nil {
+			return err
+		}
+		p, first = p[len(out):], first+n
+	}
+	return nil
+}
