@@ -118,6 +118,7 @@ deps: deps-run ## what the tests need besides Go: drivers, weights, a Python wit
 	@$(SETUP)/system.sh torch
 	@$(SETUP)/assets.sh minilm
 	@$(SETUP)/python.sh
+	@$(SETUP)/consumers.sh
 	@$(SETUP)/system.sh vulkan
 
 # What it takes to run the commands. They do without Vulkan if they must.
