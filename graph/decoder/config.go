@@ -26,3 +26,21 @@ type Config struct {
 	// checkpoints and their spread. Absent in the reference.
 	Affine bool `json:"affine,omitempty"`
 }
+
+// MACs is the decoder's cost in multiply-accumulates, as direct summation would take them
+// with padding counted; normalisation and activations are not.
+func (c Config) MACs(batch int) int64 {
+	var sum int64
+	for i := range len(c.Features) - 1 {
+		from, to := c.Features[i], c.Features[i+1]
+		taps := int64(batch) * int64(c.KernelSize) * int64(c.KernelSize)
+		n, h, w := int64(from[0]), int64(from[1]), int64(from[2])
+		no, ho, wo := int64(to[0]), int64(to[1]), int64(to[2])
+		sum += taps * n * (h*w*wo + h*ho*wo + h*w*ho + ho*w*wo + ho*wo*no)
+	}
+	if c.Class == SuperLarge {
+		long, short := int64(c.MaxLength), int64(c.ModifiedLength)
+		sum += int64(batch) * int64(c.Features[0][0]) * int64(c.Features[0][2]) * (long*short + short*short)
+	}
+	return sum
+}

@@ -1,9 +1,14 @@
 package infer
 
 import (
+	"strings"
+	"time"
+
 	gomlx "github.com/gomlx/gomlx/core/graph"
 	"github.com/gomlx/gomlx/core/tensors"
 
+	"github.com/drag-and-drop-lora/dnd/graph"
+	"github.com/drag-and-drop-lora/dnd/graph/decoder"
 	"github.com/drag-and-drop-lora/dnd/trainer/model"
 )
 
@@ -54,20 +59,58 @@ func (p plan) macs() int64 {
 	return int64(p.in[0]) * int64(rows) * int64(columns) * int64(p.in[p.axis]) * int64(p.out) * int64(p.k) * int64(p.k)
 }
 
-// convolve is x (B,N,H,W) convolved with the tensor key (out, in, k, k), along axis. x
-// stays the caller's.
-func (j *job) convolve(x *tensors.Tensor, key string, axis model.Axis, out, k int) (*tensors.Tensor, error) {
-	shape := [4]int(x.Shape().Dimensions)
-	native := j.backend.NativeConvolution()
-	if q, ok := newFourier(j.limits, axis, shape, out, k); ok {
-		return j.fourier(x, key, q)
+// way is how a convolution is done: one of the three, and its multiply-accumulates.
+type way struct {
+	name     string
+	macs     int64
+	fourier  fourier
+	products products
+	direct   plan
+}
+
+const (
+	byFourier  = "frequency domain"
+	byProducts = "products"
+	byDirect   = "direct"
+)
+
+// choose finds the fastest way for x's shape.
+func (r *Runner) choose(axis model.Axis, shape [4]int, out, k int) way {
+	if f, ok := newFourier(r.limits, axis, shape, out, k); ok {
+		return way{name: byFourier, macs: f.macs(), fourier: f}
 	}
-	p := newPlan(j.limits, native, axis, shape, out, k)
-	if axis == model.AxisN && !p.whole && out >= j.limits.manyChannels {
-		if q, ok := newProducts(j.limits, p); ok {
-			return j.products(x, key, q)
+	p := newPlan(r.limits, r.backend.NativeConvolution(), axis, shape, out, k)
+	if axis == model.AxisN && !p.whole && out >= r.limits.manyChannels {
+		if q, ok := newProducts(r.limits, p); ok {
+			return way{name: byProducts, macs: p.macs(), products: q}
 		}
 	}
+	return way{name: byDirect, macs: p.macs(), direct: p}
+}
+
+// convolve is x (B,N,H,W) convolved with the tensor key (out, in, k, k), along axis. x
+// stays the caller's.
+func (j *job) convolve(x *tensors.Tensor, key string, axis model.Axis, out, k int) (y *tensors.Tensor, err error) {
+	w := j.choose(axis, [4]int(x.Shape().Dimensions), out, k)
+	begin := time.Now()
+	switch w.name {
+	case byFourier:
+		y, err = j.fourier(x, key, w.fourier)
+	case byProducts:
+		y, err = j.products(x, key, w.products)
+	default:
+		y, err = j.direct(x, key, w.direct)
+	}
+	if err == nil {
+		label := strings.TrimSuffix(strings.TrimPrefix(key, decoder.Prefix), ".weight")
+		err = j.traced(y, begin, graph.PartTime{Label: label, Way: w.name, MACs: w.macs})
+	}
+	return y, err
+}
+
+// direct is convolve by the backend's convolution, in p's pieces.
+func (j *job) direct(x *tensors.Tensor, key string, p plan) (*tensors.Tensor, error) {
+	native, shape, axis, out, k := j.backend.NativeConvolution(), p.in, p.axis, p.out, p.k
 	in := shape[axis]
 	chunks, items, first := starts(out, p.channels), shape[0], starts(p.height, p.rows)
 	if p.whole {

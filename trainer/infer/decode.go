@@ -2,7 +2,9 @@ package infer
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"time"
 
 	gomlx "github.com/gomlx/gomlx/core/graph"
 	"github.com/gomlx/gomlx/core/tensors"
@@ -29,7 +31,7 @@ func (r *Runner) Decode(ctx context.Context, c decoder.Config, w graph.Weights, 
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	d := decoding{job: job{Runner: r, ctx: ctx, weights: w, report: report}, config: c}
-	d.done = graph.Progress{Stage: decoder.Stage, Total: macs(c, batch)}
+	d.done = graph.Progress{Stage: decoder.Stage, Total: c.MACs(batch)}
 	if err := d.advance(0); err != nil {
 		return nil, err
 	}
@@ -83,7 +85,7 @@ func (d *decoding) small(batch int) bool {
 	for _, t := range d.config.Tensors() {
 		values += int64(product(t.Shape...))
 	}
-	return d.backend.NativeConvolution() && 4*values <= d.limits.weights && 2*macs(d.config, batch) <= d.limits.flop
+	return d.backend.NativeConvolution() && 4*values <= d.limits.weights && 2*d.config.MACs(batch) <= d.limits.flop
 }
 
 // whole is the decoder as one graph.
@@ -103,7 +105,7 @@ func (d *decoding) whole(condition []float32, batch int) (*tensors.Tensor, error
 		}
 		params, args = append(params, p), append(args, p)
 	}
-	c := d.config
+	c, begin := d.config, time.Now()
 	y, err := d.run(operation{"decoder", fmt.Sprintf("%+v", c)}, func(in []*gomlx.Node) *gomlx.Node {
 		p := model.Params{}
 		for i, t := range list {
@@ -114,28 +116,12 @@ func (d *decoding) whole(condition []float32, batch int) (*tensors.Tensor, error
 	if err != nil {
 		return nil, err
 	}
-	if err := d.advance(d.done.Total); err != nil {
+	err = d.traced(y, begin, graph.PartTime{Label: "decoder", Way: "one graph", MACs: d.done.Total})
+	if err := errors.Join(err, d.advance(d.done.Total)); err != nil {
 		free(y)
 		return nil, err
 	}
 	return y, nil
-}
-
-// macs is the cost of the decoder, normalisation and activations apart.
-func macs(c decoder.Config, batch int) int64 {
-	var sum int64
-	for i := range len(c.Features) - 1 {
-		from, to := c.Features[i], c.Features[i+1]
-		taps := int64(batch) * int64(c.KernelSize) * int64(c.KernelSize)
-		n, h, w := int64(from[0]), int64(from[1]), int64(from[2])
-		no, ho, wo := int64(to[0]), int64(to[1]), int64(to[2])
-		sum += taps * n * (h*w*wo + h*ho*wo + h*w*ho + ho*w*wo + ho*wo*no)
-	}
-	if c.Class == decoder.SuperLarge {
-		long, short := int64(c.MaxLength), int64(c.ModifiedLength)
-		sum += int64(batch) * int64(c.Features[0][0]) * int64(c.Features[0][2]) * (long*short + short*short)
-	}
-	return sum
 }
 
 type decoding struct {

@@ -42,6 +42,17 @@ func newFourier(l limits, axis model.Axis, x [4]int, out, k int) (f fourier, ok 
 	}
 }
 
+// macs counts what is done in all.
+func (f fourier) macs() int64 {
+	var sum int64
+	for item := 0; item < f.in[0]; item += f.items {
+		if p, err := fftconv.NewPlan(f.shape(min(f.items, f.in[0]-item))); err == nil {
+			sum += p.MACs()
+		}
+	}
+	return sum
+}
+
 func (f fourier) shape(items int) fftconv.Shape {
 	rows, columns := f.axis.Plane(f.in)
 	return fftconv.Shape{Batch: items, In: f.in[f.axis], Out: f.out, Rows: rows, Columns: columns, Kernel: f.k}

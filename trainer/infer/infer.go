@@ -33,6 +33,7 @@ type Runner struct {
 	limits  limits
 	mu      sync.Mutex
 	execs   map[operation]*gomlx.Exec
+	trace   func(graph.PartTime)
 }
 
 // limits bound one tile.

@@ -36,6 +36,19 @@ type Options struct {
 	Device  int    // an index of gpu.List, or -1 for the best; with Auto it chooses WebGPU
 	Memory  int64  // most bytes of device memory, 0 for no bound
 	Weights string // storage type on the device: "f32", "f16" or "q8"
+	Profile bool   // measure the parts of each run, for Measured.Trace
+}
+
+// Measured is what every Runner of Open can also do, to be measured.
+type Measured interface {
+	// Trace calls f with the parts of all runs after it: on WebGPU only with Profile.
+	Trace(f func(graph.PartTime))
+	// Probe measures what the backend reaches at best.
+	Probe(ctx context.Context) (graph.Peaks, error)
+	// Work is the number of multiply-accumulates that decoding a batch takes on it.
+	Work(p *generator.Package, batch int) (int64, error)
+	// PeakBytes is the most device memory of a run so far, 0 where it is the host's.
+	PeakBytes() int64
 }
 
 // Open opens a backend. note is told why a better one was passed over.
@@ -75,7 +88,7 @@ func openWebGPU(o Options) (generator.Runner, error) {
 // OpenDevice opens a WebGPU device for callers that run Programs on it themselves. name
 // says which it is.
 func OpenDevice(o Options) (d *gpu.Device, name string, err error) {
-	if d, err = gpu.Open(gpu.Options{Device: o.Device, MemoryBudget: o.Memory}); err != nil {
+	if d, err = gpu.Open(gpu.Options{Device: o.Device, MemoryBudget: o.Memory, Profile: o.Profile}); err != nil {
 		return nil, "", err
 	}
 	info := d.Info()
@@ -113,6 +126,20 @@ func (g *gomlx) Encode(ctx context.Context, p *generator.Package, b text.Batch, 
 func (g *gomlx) Decode(ctx context.Context, p *generator.Package, condition []float32, batch int, report func(graph.Progress)) ([]float32, error) {
 	return g.runner.Decode(ctx, p.Manifest.Decoder, p.Weights(), condition, batch, report)
 }
+
+// Trace implements Measured.
+func (g *gomlx) Trace(f func(graph.PartTime)) { g.runner.Trace(f) }
+
+// Probe implements Measured.
+func (g *gomlx) Probe(context.Context) (graph.Peaks, error) { return g.runner.Probe() }
+
+// Work implements Measured.
+func (g *gomlx) Work(p *generator.Package, batch int) (int64, error) {
+	return g.runner.Work(p.Manifest.Decoder, batch), nil
+}
+
+// PeakBytes implements Measured.
+func (g *gomlx) PeakBytes() int64 { return 0 }
 
 func (g *gomlx) Close() error {
 	g.runner.Close()
