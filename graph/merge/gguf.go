@@ -65,7 +65,7 @@ func GGUF(ctx context.Context, base *gguf.File, values Values, a *lora.Adapter, 
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", base.Path, err)
 	}
-	metadata, err := metadataOf(base, kind)
+	metadata, err := metadataOf(base, targets)
 	if err != nil {
 		return nil, err
 	}
@@ -159,17 +159,20 @@ func stored(from gguf.TensorType, kind string) (gguf.TensorType, error) {
 	return 0, fmt.Errorf("unknown type %q, expected one of %s", kind, strings.Join(Types(), ", "))
 }
 
-// metadataOf copies the base's metadata. The file type is what most tensors are now.
-func metadataOf(base *gguf.File, kind string) ([]gguf.KeyValue, error) {
+// metadataOf copies the base's metadata. Where merged tensors have another type than
+// before, the file type is theirs.
+func metadataOf(base *gguf.File, targets map[string]target) ([]gguf.KeyValue, error) {
 	var list []gguf.KeyValue
 	for _, kv := range base.Values {
 		switch {
 		case kv.Key == "general.alignment": // Write's own
 			continue
 		case kv.Key == "general.file_type":
-			for _, t := range types {
-				if t.name == kind || kind == "" && t.kind == gguf.F16 && !isFloat(kv.Value) {
-					kv = gguf.KeyValue{Key: kv.Key, Type: gguf.Uint32, Value: t.file}
+			for _, t := range targets {
+				for _, known := range types {
+					if known.kind == t.to && t.to.String() != t.from {
+						kv = gguf.KeyValue{Key: kv.Key, Type: gguf.Uint32, Value: known.file}
+					}
 				}
 			}
 		case kv.Type == gguf.Array:
@@ -183,6 +186,3 @@ func metadataOf(base *gguf.File, kind string) ([]gguf.KeyValue, error) {
 	}
 	return list, nil
 }
-
-// isFloat says whether a file type is one of floats.
-func isFloat(file any) bool { return file == uint64(0) || file == uint64(1) || file == uint64(32) }
