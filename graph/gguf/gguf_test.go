@@ -229,6 +229,45 @@ func TestOpenRealFile(t *testing.T) {
 	}
 }
 
+// What a base model's metadata hold goes from file to file: arrays and small numbers.
+func TestWriteWhatWasRead(t *testing.T) {
+	list := []gguf.KeyValue{
+		{Key: "u8", Type: gguf.Uint8, Value: uint64(255)}, {Key: "i8", Type: gguf.Int8, Value: int64(-128)},
+		{Key: "u16", Type: gguf.Uint16, Value: uint64(65535)}, {Key: "i16", Type: gguf.Int16, Value: int64(-2)},
+		{Key: "i32", Type: gguf.Int32, Value: int64(-3)}, {Key: "i64", Type: gguf.Int64, Value: int64(-4)}, {Key: "u64", Type: gguf.Uint64, Value: uint64(1 << 63)},
+		{Key: "texts", Type: gguf.Array, Value: gguf.RawArray{Type: gguf.String, Count: 1, Data: []byte{2, 0, 0, 0, 0, 0, 0, 0, 'a', 'b'}}},
+	}
+	var buf bytes.Buffer
+	if err := gguf.Write(&buf, list, nil); err != nil {
+		t.Fatal(err)
+	}
+	f, err := gguf.Read(bytes.NewReader(buf.Bytes()), int64(buf.Len()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, kv := range f.Values {
+		if kv.Type == gguf.Array {
+			if kv.Value, err = f.Array(kv.Key); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if !reflect.DeepEqual(kv, list[i]) {
+			t.Errorf("%+v became %+v", list[i], kv)
+		}
+	}
+	if _, err := f.Array("u8"); err == nil {
+		t.Error("a number was read as an array")
+	}
+	for _, kv := range []gguf.KeyValue{
+		{Key: "k", Type: gguf.Uint8, Value: uint64(256)}, {Key: "k", Type: gguf.Int8, Value: int64(128)}, {Key: "k", Type: gguf.Int32, Value: uint64(1)},
+		{Key: "k", Type: gguf.Uint32, Value: int64(-1)}, {Key: "k", Type: gguf.Array, Value: gguf.ArrayInfo{}},
+	} {
+		if err := gguf.Write(io.Discard, []gguf.KeyValue{kv}, nil); err == nil {
+			t.Errorf("%+v was written", kv)
+		}
+	}
+}
+
 func FuzzRead(f *testing.F) {
 	f.Add(sample(f))
 	arrays := head(3, 1, 1)

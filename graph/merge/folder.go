@@ -23,7 +23,8 @@ const (
 	indexName   = "model.safetensors.index.json"
 )
 
-// maxText bounds the files that are copied with the weights; vocabularies have megabytes.
+// maxText bounds the index, and the files that are copied with the weights: vocabularies
+// have megabytes.
 const maxText = 256 << 20
 
 // textFiles are the endings of a model's files that are copied as they are.
@@ -83,6 +84,9 @@ func Folder(ctx context.Context, base string, a *lora.Adapter, out string, tell 
 // openShards opens the files of weights that the index names, or the only one.
 func openShards(base string) ([]*safetensors.File, error) {
 	path := filepath.Join(base, indexName)
+	if st, err := os.Stat(path); err == nil && st.Size() > maxText {
+		return nil, fmt.Errorf("%s: %d bytes, expected at most %d", path, st.Size(), maxText)
+	}
 	text, err := os.ReadFile(path)
 	names := []string{weightsName}
 	if err == nil {
