@@ -20,16 +20,13 @@ type fourier struct {
 	items  int
 }
 
-// compileMACs is what a graph of its own costs the other ways, in multiply-accumulates.
-const compileMACs = 1e9
-
 // newFourier plans a convolution; ok is false where another way is faster, or too little
 // memory is allowed.
 func newFourier(l limits, axis model.Axis, x [4]int, out, k int) (f fourier, ok bool) {
 	f = fourier{axis, x, out, k, x[0]}
 	for {
 		p, err := fftconv.NewPlan(f.shape(f.items))
-		if err != nil || !(p.Cost()*l.direct <= float64(p.Shape.MACs())+compileMACs) {
+		if err != nil || !(p.Cost()*l.direct <= float64(p.Shape.MACs()+l.compile)) {
 			return f, false
 		}
 		if p.Bytes() <= l.spectra {
