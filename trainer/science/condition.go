@@ -34,27 +34,40 @@ func encodePrompts(ctx context.Context, c *Config, dir string, b backend.Backend
 	defer r.Close()
 	var list []safetensors.Tensor
 	all := tasks(c.Values)
-	for i, t := range all {
-		for wording, unseen := range []bool{false, true} {
-			var prompts []string
-			for _, record := range t.records(seedPrompts+int64(1000*wording+i), c.Prompts, unseen) {
-				prompts = append(prompts, record.Prompt)
+	config := p.Manifest.Encoder.Config
+	row := c.Prompts * c.Generator.Length * config.HiddenSize
+	// A call reads the encoder's weights, so it gets the prompts of several tasks.
+	for from := 0; from < len(all); from += encodeTasks {
+		group := all[from:min(from+encodeTasks, len(all))]
+		var prompts []string
+		for i, t := range group {
+			for wording, unseen := range []bool{false, true} {
+				for _, record := range t.records(seedPrompts+int64(1000*wording+from+i), c.Prompts, unseen) {
+					prompts = append(prompts, record.Prompt)
+				}
 			}
-			in, err := tokenizer.Encode(prompts, c.Generator.Length)
-			if err != nil {
-				return nil, err
-			}
-			config := p.Manifest.Encoder.Config
-			v, err := r.Encode(ctx, config, p.Weights(), in.IDs, in.Mask, len(prompts), c.Generator.Length, pads, nil)
-			if err != nil {
-				return nil, err
-			}
-			list = append(list, safetensors.FromFloat32s(conditionName(t, unseen), safetensors.F16, v, len(prompts), c.Generator.Length, config.HiddenSize))
 		}
-		report(i+1, len(all))
+		in, err := tokenizer.Encode(prompts, c.Generator.Length)
+		if err != nil {
+			return nil, err
+		}
+		v, err := r.Encode(ctx, config, p.Weights(), in.IDs, in.Mask, len(prompts), c.Generator.Length, pads, nil)
+		if err != nil {
+			return nil, err
+		}
+		for i, t := range group {
+			for wording, unseen := range []bool{false, true} {
+				at := (2*i + wording) * row
+				list = append(list, safetensors.FromFloat32s(conditionName(t, unseen), safetensors.F16, v[at:at+row], c.Prompts, c.Generator.Length, config.HiddenSize))
+			}
+		}
+		report(from+len(group), len(all))
 	}
 	return list, nil
 }
+
+// encodeTasks is how many tasks' prompts are encoded at a time.
+const encodeTasks = 12
 
 func conditionName(t Task, unseen bool) string {
 	if unseen {

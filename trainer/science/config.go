@@ -104,8 +104,8 @@ type GeneratorConfig struct {
 func Defaults() Config {
 	return Config{
 		Splits: []int64{11, 12}, Strict: true, Loss: LossBoth,
-		Values: [3]int{len(operations), len(vocabularies), len(styles)},
-		Train:  60, Validation: 12, Test: 24, Records: 640, TestItems: 64, Prompts: 48, Draws: 10,
+		Values: [3]int{5, 4, 4},
+		Train:  58, Validation: 8, Test: 14, Records: 640, TestItems: 64, Prompts: 48, Draws: 10,
 		Base:  BaseConfig{Layers: 2, Hidden: 64, Heads: 4, MLP: 192, Steps: 2500, Batch: 96, Rate: 3e-3, Seed: 1},
 		LoRA:  LoRAConfig{Rank: 4, Alpha: 8, Batch: 8, SharedSteps: 60, SharedRate: 4e-3, Steps: 100, Rate: 4e-3, Late: 20, SaveEvery: 4, Seed: 999},
 		Joint: JointConfig{Steps: 600, Batch: 96, Rate: 2e-3, Seed: 999},
@@ -133,8 +133,9 @@ var size = lm.Size{Length: 32, Answers: 8}
 
 func (c *Config) model() lm.Config {
 	b := &c.Base
+	// Rotary frequencies for the few positions that there are.
 	return lm.Config{Architecture: "llama", Model: "tiny-llama", Layers: b.Layers, Hidden: b.Hidden, Heads: b.Heads, KVHeads: b.Heads, HeadDim: b.Hidden / b.Heads,
-		MLP: b.MLP, Vocab: len(newVocabulary().words), RopeTheta: 10000, NormEps: 1e-6}
+		MLP: b.MLP, Vocab: len(newVocabulary().words), RopeTheta: 100, NormEps: 1e-6}
 }
 
 func (c *Config) lora() lora.Base {

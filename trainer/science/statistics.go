@@ -19,7 +19,8 @@ type Average struct {
 	NLL   Interval `json:"nll"`
 	// Deviation is that of the mean exact match over draws of prompts; 0 without draws.
 	Deviation float64 `json:"deviation"`
-	// Gap is how much of the way from the base's exact match to the own-task LoRA's is gone.
+	// Gap is how much of the way from the base's exact match to the own-task LoRA's is gone;
+	// 0 if there is none.
 	Gap Interval `json:"gap_closed"`
 }
 
@@ -71,8 +72,11 @@ func averages(scores map[string][]TaskScore) map[string]Average {
 			}),
 			Deviation: overDraws(list),
 			Gap: bootstrap(n, func(tasks []int) float64 {
-				from := exactMean(base, tasks)
-				return (exactMean(list, tasks) - from) / (exactMean(own, tasks) - from)
+				from, to := exactMean(base, tasks), exactMean(own, tasks)
+				if to <= from {
+					return 0
+				}
+				return (exactMean(list, tasks) - from) / (to - from)
 			}),
 		}
 	}
