@@ -128,9 +128,10 @@ func checked(t safetensors.Tensor, d safetensors.DType, place string) safetensor
 }
 
 // quantised says which tensors a package in Q8 has in Q8: the matrices and kernels, which
-// are nearly all of it. Norms, biases and what Affine adds are as exact as F16.
+// are nearly all of it. Norms, biases and what Affine adds are as exact as F16, and so is
+// the pooler, which nothing reads.
 func quantised(t safetensors.Tensor) bool {
-	return len(t.Shape) >= 2 && strings.HasSuffix(t.Name, ".weight") && !strings.Contains(strings.ToLower(t.Name), "norm")
+	return len(t.Shape) >= 2 && strings.HasSuffix(t.Name, ".weight") && !strings.Contains(strings.ToLower(t.Name), "norm") && !strings.HasPrefix(t.Name, "pooler.")
 }
 
 // converter checks and converts a stream of little-endian values.
