@@ -58,6 +58,14 @@ func (p Plan) Run(ctx context.Context, x []float32, xs Strides, y []float32, ys 
 	})
 }
 
+// panel is where a block of rows of x's spectra at a frequency begins, for the chunk that a
+// channel belongs to, and how many channels it has.
+func (r *run) panel(frequency, rowBlock, channel int) (at, channels int) {
+	first := channel / r.chunk * r.chunk
+	channels = min(r.chunk, r.In-first)
+	return (first*r.frequencies()*r.rowBlocks + (frequency*r.rowBlocks+rowBlock)*channels) * block, channels
+}
+
 // schedule says how many blocks of outputs a worker takes at a time, and how many input
 // channels' kernels it transforms before it multiplies and adds to the sums.
 func (p Plan) schedule() (group, chunk int) {
@@ -70,7 +78,8 @@ func (p Plan) schedule() (group, chunk int) {
 	channel := p.half() * padded(2*p.rows.size) * lanes * 4 * group
 	sums := p.frequencies() * 2 * padded(2*p.tiles()) * lanes * 4 * group
 	chunk = max(chunkBytes, 2*sums) / channel
-	return group, min(max(chunk, 8), p.In)
+	// Whole blocks of lanes lie in one chunk.
+	return group, min(max(chunk/lanes, 1)*lanes, p.In)
 }
 
 const chunkBytes = 1 << 20

@@ -30,7 +30,8 @@ func (w *forward) tile(tile, channel int) {
 		w.plane[0].times(w.halves[f2*lanes:], stride, w.results, lanes, false)
 		w.plane[1].times(w.halves[(w.half()+f2)*lanes:], stride, w.results, lanes, true)
 		for f1 := range w.rows.size {
-			to := w.spectra[(((f2*w.rows.size+f1)*w.rowBlocks+at/block)*w.In+channel)*block+at%block:]
+			start, _ := w.panel(f2*w.rows.size+f1, at/block, channel)
+			to := w.spectra[start+channel%w.chunk*block+at%block:]
 			from := w.results[2*f1*lanes:][: 2*lanes : 2*lanes]
 			for l := range n {
 				to[l*block], to[l*block+1] = from[l], from[lanes+l]

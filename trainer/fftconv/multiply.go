@@ -93,7 +93,8 @@ func (w *multiply) product(n, channel, chunk int) {
 		for f1 := range size {
 			f := f2*size + f1
 			for i := range w.rowBlocks {
-				x := w.spectra[((f*w.rowBlocks+i)*w.In+channel)*block:][:chunk*block]
+				at, _ := w.panel(f, i, channel)
+				x := w.spectra[at:][:chunk*block]
 				for b := range n {
 					for part := range 2 {
 						kernels := w.kernels[b*w.kernelSize()+(f2*padded(2*size)+2*f1+part)*w.chunk*lanes:]
