@@ -94,4 +94,3 @@ func (m *Model) Weights() []*tensors.Tensor { return m.weights }
 func (m *Model) Losses(weights, a, b []*graph.Node, scale float64, ids, positions, labels *graph.Node) (nll, logits *graph.Node) {
 	return m.network(weights, a, b, scale).losses(ids, positions, labels)
 }
-
