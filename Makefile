@@ -30,7 +30,7 @@ SWIFTSHADER = $${SWIFTSHADER_ICD:-/usr/lib/chromium/vk_swiftshader_icd.json}
 
 .PHONY: help
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: build
 build: guest ## the commands, into build/bin, and the guest
@@ -100,9 +100,29 @@ lint: ## gofmt, vet, staticcheck, the wasm build and the layering of packages
 	@outside=$$($(GO) list -deps ./host | grep -E '/gomlx/|cogentcore/webgpu|dnd/(gpu|trainer|cmd|internal)(/|$$)' || true); \
 		[ -z "$$outside" ] || { echo "host must not import: $$outside"; exit 1; }
 
-.PHONY: bench
-bench: deps-run ## every Go benchmark, on the machine's own devices
-	$(GO) test -run '^$$' -bench . ./...
+# Work is counted for every shape, and measured for the one that is done in no time: what
+# is compared are counts, and speed over what the same device reaches in the same minute.
+BASELINE     := bench/baseline.json
+BENCH_SHAPES := 0.5b 1.5b-coding 1.5b-math 7b-coding 7b-math 3b-vl
+
+.PHONY: bench bench-baseline
+bench: MODE := --compare
+bench-baseline: MODE := --out
+bench: ## work and efficiency against bench/baseline.json, then every Go benchmark
+bench-baseline: ## writes bench/baseline.json, with lavapipe for WebGPU
+bench bench-baseline: deps-run build
+	@for backend in cpu pjrt webgpu; do \
+		for shape in $(BENCH_SHAPES); do \
+			VK_DRIVER_FILES=$(LAVAPIPE) build/bin/dndgen bench --quiet --shape $$shape --backend $$backend --count $(MODE) $(BASELINE); \
+		done; \
+		VK_DRIVER_FILES=$(LAVAPIPE) build/bin/dndgen bench --quiet --shape mini --backend $$backend --stage decode --runs 5 $(MODE) $(BASELINE); \
+	done
+	$(if $(filter --compare,$(MODE)),$(GO) test -run '^$$' -bench . ./...)
+
+.PHONY: bench-table
+SHAPE ?= 0.5b
+bench-table: deps build ## PyTorch and dndgen by turns on SHAPE (0.5b), as a table
+	build/bin/dndgen bench --shape $(SHAPE) --against bench/pytorch.py
 
 .PHONY: fuzz
 fuzz: ## every fuzz target in turn, FUZZTIME (20s) each
