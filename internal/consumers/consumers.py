@@ -137,7 +137,7 @@ def llama_server(job, apply):
 
     p = x.CommonParams()
     p.model.path = job["model"]
-    p.n_ctx, p.n_parallel, p.warmup, p.port = 64, 1, False, 0
+    p.n_ctx, p.n_parallel, p.warmup, p.port = 256, 1, False, 0
     p.cpuparams.n_threads = 2
     p.cache_type_k = p.cache_type_v = x.ggml_type.GGML_TYPE_F32
     p.flash_attn_type = x.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED

@@ -2,6 +2,7 @@ package consumers_test
 
 import (
 	"fmt"
+	"maps"
 	"math"
 	"math/rand/v2"
 	"path/filepath"
@@ -9,17 +10,12 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/gomlx/gomlx/core/graph"
-	"github.com/gomlx/gomlx/core/tensors"
-
 	"github.com/drag-and-drop-lora/dnd/graph/combine"
 	"github.com/drag-and-drop-lora/dnd/graph/gguf"
 	"github.com/drag-and-drop-lora/dnd/graph/lora"
 	"github.com/drag-and-drop-lora/dnd/graph/merge"
 	"github.com/drag-and-drop-lora/dnd/internal/consumers"
-	"github.com/drag-and-drop-lora/dnd/trainer/backend"
 	"github.com/drag-and-drop-lora/dnd/trainer/dequant"
-	"github.com/drag-and-drop-lora/dnd/trainer/lm"
 )
 
 func need(t *testing.T) {
@@ -127,75 +123,6 @@ func must(t *testing.T, err error) {
 	}
 }
 
-// own is what this project's own model makes of the prompts.
-func own(t *testing.T, path string, a *lora.Adapter) [][]float64 {
-	t.Helper()
-	b, err := backend.Open(backend.CPU)
-	must(t, err)
-	defer b.Finalize()
-	m, err := lm.Load(path, b)
-	must(t, err)
-	defer m.Close()
-	longest := 0
-	for _, p := range prompts {
-		longest = max(longest, len(p))
-	}
-	// Padding behind a prompt changes nothing before it.
-	ids, last := make([]int32, len(prompts)*longest), make([]int32, len(prompts))
-	for i, p := range prompts {
-		copy(ids[i*longest:], p)
-		last[i] = int32(len(p) - 1)
-	}
-	args := []any{tensors.FromFlatDataAndDimensions(ids, len(prompts), longest), tensors.FromFlatDataAndDimensions(last, len(prompts), 1),
-		tensors.FromFlatDataAndDimensions(make([]int32, len(prompts)), len(prompts), 1)}
-	for _, w := range m.Weights() {
-		args = append(args, w)
-	}
-	for i, target := range a.Base.Targets {
-		args = append(args, tensors.FromFlatDataAndDimensions(a.Pairs[i].A, a.Base.Rank, target.In))
-	}
-	for i, target := range a.Base.Targets {
-		args = append(args, tensors.FromFlatDataAndDimensions(a.Pairs[i].B, target.Out, a.Base.Rank))
-	}
-	n := len(a.Base.Targets)
-	exec, err := graph.NewExec(b.Backend, func(in []*graph.Node) *graph.Node {
-		rest := in[3:]
-		w, la, lb := rest[:len(rest)-2*n], rest[len(rest)-2*n:len(rest)-n], rest[len(rest)-n:]
-		_, logits := m.Losses(w, la, lb, a.Base.Alpha/float64(a.Base.Rank), in[0], in[1], in[2])
-		return logits
-	})
-	must(t, err)
-	defer exec.Finalize()
-	out, err := exec.Exec(args...)
-	must(t, err)
-	flat, err := tensors.CopyFlatData[float32](out[0])
-	must(t, err)
-	var rows [][]float64
-	for row := range slices.Chunk(flat, len(flat)/len(prompts)) {
-		most, total := float64(slices.Max(row)), 0.0
-		for _, v := range row {
-			total += math.Exp(float64(v) - most)
-		}
-		logs := make([]float64, len(row))
-		for i, v := range row {
-			logs[i] = float64(v) - most - math.Log(total)
-		}
-		rows = append(rows, logs)
-	}
-	return rows
-}
-
-// farthest is the largest difference of two results.
-func farthest(a, b [][]float64) float64 {
-	worst := 0.0
-	for i := range a {
-		for j := range a[i] {
-			worst = max(worst, math.Abs(a[i][j]-b[i][j]))
-		}
-	}
-	return worst
-}
-
 // Every consumer computes the same from the base and the adapter: this is the table of
 // docs/consumers.md.
 func TestLogits(t *testing.T) {
@@ -244,26 +171,26 @@ func testLogits(t *testing.T, arch string) {
 	reference := results[0]
 	adapter, err := lora.Read(f.path("gguf"), nil)
 	must(t, err)
-	rows = append(rows, row{what: "dnd, GGUF base and GGUF adapter", tolerance: float}, row{what: "dnd, folder and PEFT adapter", tolerance: float})
-	results = append(results, own(t, f.path("base.gguf"), adapter), own(t, f.path("hf"), f.adapter))
-	change := farthest(results[1], reference)
+	for _, o := range []struct {
+		what, path string
+		a          *lora.Adapter
+	}{{"dnd, GGUF base and GGUF adapter", "base.gguf", adapter}, {"dnd, folder and PEFT adapter", "hf", f.adapter}} {
+		r, err := consumers.Own(f.path(o.path), o.a, prompts)
+		must(t, err)
+		rows, results = append(rows, row{what: o.what, tolerance: float}), append(results, r)
+	}
+	change := consumers.Farthest(results[1], reference)
 	if change < 1 {
 		t.Errorf("the adapter changes logits by %g only: nothing is tested", change)
 	}
 	for i, r := range rows {
-		d := farthest(results[i], reference)
+		d := consumers.Farthest(results[i], reference)
 		t.Logf("%-48s %9.2g", r.what, d)
 		if !(d <= r.tolerance) {
 			t.Errorf("%s: differs by %g", r.what, d)
 		}
 	}
-	for _, name := range slices.Sorted(func(yield func(string) bool) {
-		for k := range lost {
-			if !yield(k) {
-				return
-			}
-		}
-	}) {
+	for _, name := range slices.Sorted(maps.Keys(lost)) {
 		t.Logf("%-48s %9.2g of the adapter lost", name, lost[name])
 	}
 }
@@ -297,7 +224,7 @@ func TestCombined(t *testing.T) {
 		consumers.Job{Program: consumers.LlamaCPP, Model: f.path("base.gguf"), Adapter: f.path("ranked/adapter.gguf"), Prompts: prompts})
 	must(t, err)
 	for i, r := range results[1:] {
-		if d := farthest(results[0], r); !(d < 1e-4) {
+		if d := consumers.Farthest(results[0], r); !(d < 1e-4) {
 			t.Errorf("result %d differs by %g; re-rank lost %g", i+1, d, loss.Total)
 		}
 	}
