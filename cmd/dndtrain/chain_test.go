@@ -13,6 +13,7 @@ import (
 	"github.com/drag-and-drop-lora/dnd/graph/generator"
 	"github.com/drag-and-drop-lora/dnd/graph/lora"
 	"github.com/drag-and-drop-lora/dnd/graph/safetensors"
+	"github.com/drag-and-drop-lora/dnd/trainer/eval"
 )
 
 // minilm is the real text encoder, which make deps fetches.
@@ -171,6 +172,18 @@ func TestCollectFitExport(t *testing.T) {
 	}
 	if c := m.Coverage; c == nil || len(c.Tasks) != 2 || c.Tasks[0].Name != "ayes" || !(c.Limit > 0) {
 		t.Errorf("coverage %+v, want where the two data sets lie", m.Coverage)
+	}
+
+	var e struct{ Tasks []eval.Row }
+	clitest.JSON(t, &e, "eval", "--json", "--quiet", "--base", base, "--generator", out, "--count", "3",
+		"--records", filepath.Join(data, "ayes.json")+","+filepath.Join(data, "noes.json"))
+	if len(e.Tasks) != 2 || e.Tasks[1].Task != "noes" {
+		t.Fatalf("eval: %+v", e.Tasks)
+	}
+	for _, r := range e.Tasks {
+		if r.Records != 3 || r.Foreign == nil || !(r.Base.NLL > 0) || r.Generated.NLL == r.Base.NLL || r.Foreign.NLL == r.Generated.NLL {
+			t.Errorf("eval of %s: %+v: expected three different scores of three records", r.Task, r)
+		}
 	}
 
 	// A checkpoint is an adapter that the base answers with.

@@ -174,9 +174,11 @@ func TestServersThatMisbehave(t *testing.T) {
 		h    http.HandlerFunc
 		want string
 	}{
-		"page":     {func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, "<html>\nhello") }, "no JSON"},
-		"error":    {func(w http.ResponseWriter, r *http.Request) { http.Error(w, "out of\nmemory", 500) }, "500 Internal Server Error: out of memory"},
-		"redirect": {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "http://example.org/", http.StatusMovedPermanently) }, "sends on to http://example.org/"},
+		"page":  {func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, "<html>\nhello") }, "no JSON"},
+		"error": {func(w http.ResponseWriter, r *http.Request) { http.Error(w, "out of\nmemory", 500) }, "500 Internal Server Error: out of memory"},
+		"redirect": {func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, "http://example.org/", http.StatusMovedPermanently)
+		}, "sends on to http://example.org/"},
 		"endless": {func(w http.ResponseWriter, r *http.Request) {
 			for range 1 << 10 {
 				if _, err := w.Write(make([]byte, 1<<14)); err != nil {
