@@ -61,7 +61,7 @@ func Own(path string, a *lora.Adapter, prompts [][]int32) ([][]float64, error) {
 		return nil, err
 	}
 	defer exec.Finalize()
-	out, err := exec.Exec(args...)
+	out, err := exec.Call(args...)
 	if err != nil {
 		return nil, err
 	}
