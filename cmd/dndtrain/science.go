@@ -17,6 +17,7 @@ func runScience(flags *pflag.FlagSet) cli.Run {
 	tier := flags.String("tier", "s", "size of the experiment: s, a tiny base and tasks that compose")
 	splits := flags.Int("splits", 2, "divisions of the tasks into training and test")
 	loss := flags.String("loss", science.Defaults().Loss, "the generator's loss: weights, task (the base's, through the generated adapter) or both")
+	strict := flags.Bool("strict", true, "also with a base that never saw the combinations that are held out (with --reduced: only if given)")
 	reduced := flags.Bool("reduced", false, "a smaller experiment of about a minute")
 	encoderDir := flags.String("encoder", filepath.Join("build", "deps", "minilm"), "text encoder (Hugging Face folder)")
 	name := flags.String("backend", backend.Auto, "auto, pjrt or cpu")
@@ -38,6 +39,9 @@ func runScience(flags *pflag.FlagSet) cli.Run {
 			c = science.Reduced()
 		}
 		c.Loss = *loss
+		if flags.Changed("strict") {
+			c.Strict = *strict
+		}
 		// The first of the splits that the recipe's choices were not made on.
 		first := c.Splits[0]
 		c.Splits = nil

@@ -83,6 +83,7 @@ func (k *Contest) summarise() {
 
 // summarise joins the contests of all splits.
 func (r *Result) summarise() {
+	r.Summary = nil
 	for _, condition := range []string{UnseenTask, UnseenWording, StrictTask} {
 		all := Contest{Condition: condition, scores: map[string][]TaskScore{}}
 		for _, k := range r.Contests {

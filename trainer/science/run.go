@@ -92,20 +92,23 @@ func Run(ctx context.Context, c Config, encoderDir, out string, b backend.Backen
 		return nil, err
 	}
 	defer e.net.close()
-	for i := range splits {
-		if err := e.variant(ctx, &splits[i], false); err != nil {
-			return nil, err
-		}
-		if !c.Strict {
-			continue
-		}
-		if err := e.variant(ctx, &splits[i], true); err != nil {
-			return nil, err
+	for _, strict := range []bool{false, true} {
+		for i := range splits {
+			if strict && !c.Strict {
+				break
+			}
+			if err := e.variant(ctx, &splits[i], strict); err != nil {
+				return nil, err
+			}
+			// What there is so far is written, since the whole takes a while.
+			e.result.summarise()
+			e.result.Seconds["this run"] = time.Since(begin).Seconds()
+			if err := e.result.write(out); err != nil {
+				return nil, err
+			}
 		}
 	}
-	e.result.summarise()
-	e.result.Seconds["this run"] = time.Since(begin).Seconds()
-	return e.result, e.result.write(out)
+	return e.result, nil
 }
 
 // stage is store.stage with progress and time.

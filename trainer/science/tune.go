@@ -210,7 +210,8 @@ func readCollection(f *safetensors.File, base lora.Base, list []Task) (*collecti
 }
 
 // tuneJoint tunes the rival: one LoRA, A and B, on the records of all training tasks
-// together. It gives the candidates after each quarter of the steps.
+// together, once with each learning rate. It gives the candidates after each half of the
+// steps.
 func tuneJoint(ctx context.Context, c *Config, m *lm.Model, d *corpus, s *Split, report func(done, total int, loss float64)) ([]*lora.Adapter, error) {
 	j := &c.Joint
 	t, err := m.NewGroupTuner(1, c.LoRA.Rank, c.LoRA.Alpha, true, size)
@@ -218,31 +219,33 @@ func tuneJoint(ctx context.Context, c *Config, m *lm.Model, d *corpus, s *Split,
 		return nil, err
 	}
 	defer t.Close()
-	if err := t.Reset(j.Seed, nil); err != nil {
-		return nil, err
-	}
-	o := newOrder(j.Seed, c.Records*len(s.Train))
 	var candidates []*lora.Adapter
-	for i := range j.Steps {
-		if err := ctx.Err(); err != nil {
+	for k, rate := range j.Rates {
+		if err := t.Reset(j.Seed, nil); err != nil {
 			return nil, err
 		}
-		examples := make([]lm.Example, j.Batch)
-		for k := range examples {
-			at := o.next()
-			examples[k] = d.train[s.Train[at/c.Records]][at%c.Records]
-		}
-		loss, err := t.Step(examples, j.Rate*min(1, float64(i+1)/10)*(1-float64(i)/float64(j.Steps)))
-		if err != nil {
-			return nil, err
-		}
-		report(i+1, j.Steps, loss)
-		if (i+1)%((j.Steps+3)/4) == 0 || i == j.Steps-1 {
-			adapters, err := t.Adapters()
+		o := newOrder(j.Seed, c.Records*len(s.Train))
+		for i := range j.Steps {
+			if err := ctx.Err(); err != nil {
+				return nil, err
+			}
+			examples := make([]lm.Example, j.Batch)
+			for k := range examples {
+				at := o.next()
+				examples[k] = d.train[s.Train[at/c.Records]][at%c.Records]
+			}
+			loss, err := t.Step(examples, rate*min(1, float64(i+1)/10)*(1-float64(i)/float64(j.Steps)))
 			if err != nil {
 				return nil, err
 			}
-			candidates = append(candidates, adapters[0])
+			report(k*j.Steps+i+1, len(j.Rates)*j.Steps, loss)
+			if i+1 == j.Steps/2 || i+1 == j.Steps {
+				adapters, err := t.Adapters()
+				if err != nil {
+					return nil, err
+				}
+				candidates = append(candidates, adapters[0])
+			}
 		}
 	}
 	return candidates, nil
