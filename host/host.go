@@ -81,7 +81,7 @@ type Request struct {
 	// Seed and Draw choose the generator's prompts from the file, see text.Draw.
 	Seed int64
 	Draw int
-	// Format is lora.PEFT or lora.GGUF, the first if empty.
+	// Format is lora.PEFT, GGUF or MLX, the first if empty.
 	Format string
 	// Tool and Backend are for the adapter's provenance: who asks, and what computes.
 	Tool, Backend string

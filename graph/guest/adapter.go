@@ -34,7 +34,7 @@ type FeedInfo struct {
 	SHA256  string `json:"sha256"`  // text.Hash of all prompts
 }
 
-// FinishOptions are Finish's: the adapter's format, lora.PEFT or lora.GGUF, and the
+// FinishOptions are Finish's: the adapter's format, lora.PEFT, GGUF or MLX, and the
 // provenance that its files carry. Generator and GeneratorSHA256 are the manifest's,
 // whatever stands there.
 type FinishOptions struct {

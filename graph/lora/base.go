@@ -1,7 +1,7 @@
 // Package lora converts between weight tokens and LoRA adapters (reference section c):
 // the order of modules, the tilings of the reference and any other that divides the
 // matrices, tokens both ways in float32 or bit for bit in bfloat16, and adapter files
-// in and out (PEFT, GGUF). Tokens come from package decoder; files go to the user.
+// in and out (PEFT, GGUF, MLX). Tokens come from package decoder; files go to the user.
 //
 // A Base says which linear layers have a LoRA pair, a Tiling how their matrices are cut,
 // a Layout is the two together, checked. Everything read from a file is untrusted:

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -221,6 +222,38 @@ func refused(t *testing.T, parent string, err error, want string) {
 	}
 	if left, _ := os.ReadDir(parent); len(left) > 0 {
 		t.Errorf("left behind %v", left)
+	}
+}
+
+// The base is never in memory: one of 48 MiB is merged with a sixth of that at most.
+func TestFolderStreams(t *testing.T) {
+	dir, q, down := folder(t, safetensors.F32)
+	const large = 48 << 20
+	blank := make([]byte, 1<<16)
+	list := []safetensors.Tensor{
+		{Name: "model.embed_tokens.weight", DType: safetensors.BF16, Shape: []int{large / 64, 32}, Data: func(w io.Writer) error {
+			for range large / len(blank) {
+				if _, err := w.Write(blank); err != nil {
+					return err
+				}
+			}
+			return nil
+		}},
+		safetensors.FromFloat32s("model.layers.0.self_attn.q_proj.weight", safetensors.F32, q, 32, 32),
+		safetensors.FromFloat32s("model.layers.0.mlp.down_proj.weight", safetensors.F32, down, 32, 64),
+	}
+	os.Remove(filepath.Join(dir, "model.safetensors.index.json"))
+	if err := safetensors.WriteFile(filepath.Join(dir, "model.safetensors"), list, nil); err != nil {
+		t.Fatal(err)
+	}
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	if _, err := merge.Folder(t.Context(), dir, adapter(1), filepath.Join(t.TempDir(), "out"), nil); err != nil {
+		t.Fatal(err)
+	}
+	runtime.ReadMemStats(&after)
+	if n := after.TotalAlloc - before.TotalAlloc; n > large/6 {
+		t.Errorf("%d bytes were allocated for a base of %d", n, large)
 	}
 }
 
