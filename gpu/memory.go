@@ -8,11 +8,12 @@ import (
 	"github.com/cogentcore/webgpu/wgpu"
 
 	"github.com/drag-and-drop-lora/dnd/graph"
+	"github.com/drag-and-drop-lora/dnd/graph/quant"
 )
 
 const (
-	// pieceBytes is how much of a tensor is in host memory at a time: whole blocks of Q8.
-	pieceBytes = 36 << 18
+	// pieceBytes is how much of a tensor is in host memory at a time.
+	pieceBytes = 8 << 20
 	// stagedBytes is how much may wait in the queue's own staging copies before the queue
 	// is drained: the binding copies every write.
 	stagedBytes = 64 << 20
@@ -140,8 +141,12 @@ func (r *run) fill(i int) error {
 		if r.piece == nil {
 			r.piece = make([]byte, pieceBytes)
 		}
-		for off := int64(0); off < b.Source.Bytes; off += pieceBytes {
-			piece := r.piece[:min(pieceBytes, b.Source.Bytes-off)]
+		size := int64(pieceBytes)
+		if b.Source.DType == quant.Q8 {
+			size = size / quant.Bytes * quant.Bytes
+		}
+		for off := int64(0); off < b.Source.Bytes; off += size {
+			piece := r.piece[:min(size, b.Source.Bytes-off)]
 			if err := r.weights.ReadWeights(b.Source.Name, b.Source.DType, b.Source.Offset+off, piece); err != nil {
 				return fmt.Errorf("gpu: weights %s: %w", b.Source.Name, err)
 			}

@@ -36,7 +36,7 @@ export class GPUProblem extends Error {
 const submitTime = 60; // ms
 const firstSubmit = 2e8; // multiply-accumulates, before the device's speed is known
 const launchCost = 1e6; // what a dispatch weighs at least
-const pieceBytes = 36 << 18; // of a tensor in memory at a time: whole blocks of Q8
+const pieceBytes = 8 << 20; // of a tensor in memory at a time, at most
 const deadBytes = 192 << 20; // of buffers that wait for their last dispatch
 
 /** The limits that Programs may be planned with. */

@@ -110,7 +110,9 @@ test("generates what dndgen generates", { timeout: 10 * minute }, async (t) => {
   await page.locator("#prompts").fill(prompts.join("\n"));
   await generate(page);
   const [download] = await Promise.all([page.waitForEvent("download"), page.locator("#download").click()]);
-  const zip = unzipSync(readFileSync(await download.path()));
+  const saved = join(scratch, "adapter.zip");
+  await download.saveAs(saved);
+  const zip = unzipSync(readFileSync(saved));
   assert.deepEqual(Object.keys(zip).sort(), ["adapter_config.json", "adapter_model.safetensors", "dnd.json"].filter((n) => n in zip).sort());
   writeFileSync(join(scratch, "prompts.txt"), prompts.join("\n"));
   const native = join(scratch, "native");
