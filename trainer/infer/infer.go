@@ -5,7 +5,8 @@
 // kernels in chunks of output channels, and frees each when it is used: the weights are
 // never in memory together, so a decoder larger than the machine's memory runs. Work is
 // cut into tiles of under a second, between which it can be cancelled. The mathematics of
-// a tile is package model's; the tokens that come out go to package lora.
+// a tile is package model's, that of large convolutions on the CPU package fftconv's; the
+// tokens that come out go to package lora.
 package infer
 
 import (
