@@ -173,6 +173,16 @@ func TestBadConversions(t *testing.T) {
 	clitest.Fails(t, 1, []string{"self_attn.q_proj", "(out 2, in 3)", "different base models"}, "diff", source, wide)
 }
 
+// A generator says of which base model its adapters are not.
+func TestGenerateForAnotherBase(t *testing.T) {
+	_, config := mini(t)
+	shipped := filepath.Join("..", "..", "models", "default")
+	bad(t, 1, []string{"does not fit", "SmolLM2", "architecture llama", "test/mini is qwen2"}, "generate", "--generator", shipped, "--prompts", write(t, "p.txt", "a"), "--base", config)
+	llama := write(t, "config.json", strings.Replace(string(mustRead(t, config)), "qwen2", "llama", 1))
+	bad(t, 1, []string{"does not fit", "self_attn.q_proj", "(out 576, in 576)", "(out 56, in 56)"}, "generate", "--generator", shipped, "--prompts", write(t, "p.txt", "a"), "--base", llama)
+	bad(t, 1, []string{"nowhere"}, "generate", "--generator", shipped, "--prompts", write(t, "p.txt", "a"), "--base", "nowhere")
+}
+
 // A real llama-server takes the scale, and keeps it.
 func TestPushLlamaServer(t *testing.T) {
 	if err := consumers.Missing(); err != nil {

@@ -102,6 +102,7 @@ func generate(flags *pflag.FlagSet) cli.Run {
 	format := flags.String("format", lora.PEFT, "peft, gguf or mlx")
 	draws := flags.Int("draws", 1, "adapters to make, each from other prompts of the file, as draw-0, draw-1, ...")
 	seed := flags.Int64("seed", 0, "seed of the choice of prompts")
+	base := flags.String("base", "", "the model that the adapter is for, a folder, config.json or .gguf: refused if the generator was not made for it")
 	b := addBackendFlags(flags)
 	where := flags.String("host", native, "where prompts, Program and adapter are worked on: native, or wazero, the sandboxed guest (--backend webgpu)")
 	wasm := flags.String("guest", "", "the guest for --host wazero (default: the dnd.wasm that comes with dnd)")
@@ -140,6 +141,9 @@ func generate(flags *pflag.FlagSet) cli.Run {
 		if err := p.Manifest.Complete(); err != nil {
 			return err
 		}
+		if err := madeFor(&p.Manifest, *base); err != nil {
+			return err
+		}
 		g := &generation{
 			e: e, p: p, prompts: list, watch: stopwatch{e: e},
 			options: lora.Options{Format: *format, Provenance: lora.Provenance{
@@ -174,6 +178,22 @@ func generate(flags *pflag.FlagSet) cli.Run {
 		}
 		return g.result.print(e)
 	}
+}
+
+// madeFor refuses a base model that a generator's adapters do not fit; "" is none.
+func madeFor(m *generator.Manifest, base string) error {
+	if base == "" {
+		return nil
+	}
+	spec, err := lora.ReadSpec(base)
+	if err != nil {
+		return err
+	}
+	own := *m.Base
+	if err := spec.Fit(&own); err != nil {
+		return fmt.Errorf("generator %s, made for %s, does not fit: %w", m.Name, m.Base.Model, err)
+	}
+	return nil
 }
 
 // checkOut refuses a folder that must not be written to, before the long work.
