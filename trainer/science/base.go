@@ -22,7 +22,7 @@ func trainBase(ctx context.Context, c *Config, list []Task, b backend.Backend, r
 		return nil, err
 	}
 	defer m.Close()
-	trainer, err := m.NewTrainer(adamw.Config{Beta1: 0.9, Beta2: 0.98, Epsilon: 1e-8, Clip: 1, Decay: 0.01}, baseSize)
+	trainer, err := m.NewTrainer(adamw.Config{Beta1: 0.9, Beta2: 0.98, Epsilon: 1e-8, Clip: 1, Decay: 0.01}, size)
 	if err != nil {
 		return nil, err
 	}
@@ -50,21 +50,18 @@ func trainBase(ctx context.Context, c *Config, list []Task, b backend.Backend, r
 	return m.Tensors()
 }
 
-// longestInstruction is that of the base's training, in words.
-const longestInstruction = 10
-
 // uninformative is a record of a task under an instruction that has nothing to do with it.
 func uninformative(list []Task, v *vocabulary, rng *rand.Rand) Record {
 	words := draw(rng)
-	var instruction []string
+	var instruction string
 	if rng.IntN(2) == 0 {
-		instruction = strings.Fields(list[rng.IntN(len(list))].instruction(rng, false))
-		instruction = instruction[:min(len(instruction), longestInstruction)]
+		instruction = list[rng.IntN(len(list))].instruction(rng, false)
 	} else {
-		instruction = make([]string, 2+rng.IntN(longestInstruction-1))
-		for i := range instruction {
-			instruction[i] = v.instructions[rng.IntN(len(v.instructions))]
+		some := make([]string, 6+rng.IntN(10))
+		for i := range some {
+			some[i] = v.instructions[rng.IntN(len(v.instructions))]
 		}
+		instruction = strings.Join(some, " ")
 	}
-	return Record{Prompt: strings.Join(instruction, " ") + " : " + strings.Join(words, " "), Answer: list[rng.IntN(len(list))].answer(words)}
+	return Record{Prompt: instruction + " : " + strings.Join(words, " "), Answer: list[rng.IntN(len(list))].answer(words)}
 }

@@ -108,9 +108,9 @@ func Defaults() Config {
 		Train:  58, Validation: 8, Test: 14, Records: 640, TestItems: 48, Prompts: 32, Draws: 10,
 		Base:  BaseConfig{Layers: 2, Hidden: 64, Heads: 4, MLP: 192, Steps: 2500, Batch: 96, Rate: 3e-3, Seed: 1},
 		LoRA:  LoRAConfig{Rank: 4, Alpha: 8, Batch: 8, SharedSteps: 60, SharedRate: 4e-3, Steps: 100, Rate: 4e-3, Late: 20, SaveEvery: 4, Seed: 999},
-		Joint: JointConfig{Steps: 300, Batch: 96, Rates: []float64{2e-3, 1e-2}, Seed: 999},
+		Joint: JointConfig{Steps: 150, Batch: 96, Rates: []float64{2e-3, 1e-2}, Seed: 999},
 		Generator: GeneratorConfig{Texts: 8, Length: 24, Features: [][3]int{{16, 12, 64}, {32, 8, 64}}, Kernel: 3, Chunk: 32,
-			WeightSteps: 100, WeightBatch: 16, WeightRate: 1e-3, TaskSteps: 500, TaskBatch: 16, TaskRate: 1e-3, TaskRecords: 6, TaskWeights: 0.1,
+			WeightSteps: 100, WeightBatch: 16, WeightRate: 1e-3, TaskSteps: 400, TaskBatch: 16, TaskRate: 1e-3, TaskRecords: 6, TaskWeights: 0.1,
 			WarmUp: 50, Drop: 0.15, Decay: 0.01, Average: 0.99, SaveEvery: 100, Seed: 999},
 	}
 }
@@ -121,20 +121,16 @@ func Reduced() Config {
 	c.Splits, c.Strict = c.Splits[:1], false
 	c.Values, c.Train, c.Validation, c.Test = [3]int{4, 3, 3}, 24, 4, 8
 	c.TestItems, c.Prompts, c.Draws = 32, 24, 4
-	c.Base.Steps, c.Base.Batch = 700, 64
-	c.LoRA.Steps, c.Joint.Steps = 80, 100
+	c.Base.Steps = 600
+	c.LoRA.Steps, c.Joint.Steps = 80, 40
 	c.Generator.Features = [][3]int{{8, 12, 48}, {16, 8, 48}}
 	c.Generator.TaskBatch, c.Generator.TaskRecords = 12, 6
 	c.Generator.WeightSteps, c.Generator.TaskSteps, c.Generator.SaveEvery = 50, 250, 100
 	return c
 }
 
-// size is that of the base's batches: the suite's longest example fits. In its training,
-// instructions are cut short, so shorter ones do.
-var (
-	size     = lm.Size{Length: 32, Answers: 8}
-	baseSize = lm.Size{Length: 24, Answers: 8}
-)
+// size is that of the base's batches: the suite's longest example fits.
+var size = lm.Size{Length: 32, Answers: 8}
 
 func (c *Config) model() lm.Config {
 	b := &c.Base
