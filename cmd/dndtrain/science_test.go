@@ -20,6 +20,6 @@ func TestScienceBadInput(t *testing.T) {
 		{cli.Usage, "--splits is 0", []string{"--splits", "0"}},
 		{cli.Failed, "missing", []string{"--encoder", filepath.Join(t.TempDir(), "missing")}},
 	} {
-		clitest.Fails(t, c.code, []string{c.says}, append([]string{"science", "--out", out}, c.args...)...)
+		clitest.Fails(t, c.code, []string{c.says}, append([]string{"science", "--quiet", "--out", out}, c.args...)...)
 	}
 }
