@@ -124,6 +124,14 @@ SHAPE ?= 0.5b
 bench-table: deps build ## PyTorch and dndgen by turns on SHAPE (0.5b), as a table
 	build/bin/dndgen bench --shape $(SHAPE) --against bench/pytorch.py
 
+.PHONY: bench-browser
+bench-browser: deps build web ## the shipped generator's decoder in Chromium, beside onnxruntime-web's, as a table
+	npm ci --prefix web/bench --silent --no-audit --no-fund
+	cd web && npx tsc --project bench/tsconfig.json
+	@mkdir -p build/bench
+	build/deps/venv/bin/python -W ignore bench/onnx.py --generator models/default --out build/bench/decoder.onnx
+	cd web && node bench/run.mjs --generator ../models/default --onnx ../build/bench/decoder.onnx --prompts ../$(DEMO_PROMPTS)
+
 .PHONY: fuzz
 fuzz: ## every fuzz target in turn, FUZZTIME (20s) each
 	@for package in $$($(GO) list ./...); do \

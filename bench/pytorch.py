@@ -99,7 +99,7 @@ def convolve(x, weight, axes, name, clock):
     """x (B,N,H,W) with weight (out,in,k,k) along the axes (channels, rows, columns); "same" padding, the odd zero after."""
     order = (0,) + axes
     back = [order.index(i) for i in range(4)]
-    k = weight.shape[2]
+    k = int(weight.shape[2])
     before, after = (k - 1) // 2, k // 2
     macs = x.numel() // x.shape[axes[0]] * weight.numel()
 
