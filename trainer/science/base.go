@@ -4,6 +4,7 @@ import (
 	"context"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"strings"
 
 	"github.com/drag-and-drop-lora/dnd/graph/safetensors"
@@ -12,11 +13,11 @@ import (
 	"github.com/drag-and-drop-lora/dnd/trainer/lm"
 )
 
-// trainBase trains the tiny base on the skills of some tasks. Its prompts do not tell
-// which task is meant: the instruction is that of another task of the list, or random
-// words. So the base knows every skill and every word but follows no instruction, and an
-// adapter has a choice of task to add.
-func trainBase(ctx context.Context, c *Config, list []Task, b backend.Backend, report func(done, total int, loss float64)) ([]safetensors.Tensor, error) {
+// trainBase trains the tiny base on the skills of some tasks, asked, and of the further ones
+// that nobody asks for. Its prompts do not tell which task is meant: the instruction is that of
+// another task, or random words. So the base knows every skill and every word but follows no
+// instruction, and an adapter has a choice of task to add.
+func trainBase(ctx context.Context, c *Config, asked, further []Task, b backend.Backend, report func(done, total int, loss float64)) ([]safetensors.Tensor, error) {
 	m, err := lm.New(c.model(), c.Base.Seed, b)
 	if err != nil {
 		return nil, err
@@ -28,6 +29,7 @@ func trainBase(ctx context.Context, c *Config, list []Task, b backend.Backend, r
 	}
 	defer trainer.Close()
 	v := newVocabulary()
+	answered := slices.Concat(asked, further)
 	rng := rand.New(rand.NewPCG(uint64(c.Base.Seed), 0xba5e))
 	examples := make([]lm.Example, c.Base.Batch)
 	for step := range c.Base.Steps {
@@ -35,7 +37,7 @@ func trainBase(ctx context.Context, c *Config, list []Task, b backend.Backend, r
 			return nil, err
 		}
 		for i := range examples {
-			if examples[i], err = v.example(uninformative(list, v, rng)); err != nil {
+			if examples[i], err = v.example(uninformative(asked, answered, v, rng)); err != nil {
 				return nil, err
 			}
 		}
@@ -50,12 +52,13 @@ func trainBase(ctx context.Context, c *Config, list []Task, b backend.Backend, r
 	return m.Tensors()
 }
 
-// uninformative is a record of a task under an instruction that has nothing to do with it.
-func uninformative(list []Task, v *vocabulary, rng *rand.Rand) Record {
+// uninformative is a record answered as one of the tasks is, under an instruction that has
+// nothing to do with it.
+func uninformative(asked, answered []Task, v *vocabulary, rng *rand.Rand) Record {
 	words := draw(rng)
 	var instruction string
 	if rng.IntN(2) == 0 {
-		instruction = list[rng.IntN(len(list))].instruction(rng, false)
+		instruction = asked[rng.IntN(len(asked))].instruction(rng, false)
 	} else {
 		some := make([]string, 6+rng.IntN(10))
 		for i := range some {
@@ -63,5 +66,5 @@ func uninformative(list []Task, v *vocabulary, rng *rand.Rand) Record {
 		}
 		instruction = strings.Join(some, " ")
 	}
-	return Record{Prompt: instruction + " : " + strings.Join(words, " "), Answer: list[rng.IntN(len(list))].answer(words)}
+	return Record{Prompt: instruction + " : " + strings.Join(words, " "), Answer: answered[rng.IntN(len(answered))].answer(words)}
 }

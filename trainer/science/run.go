@@ -125,15 +125,15 @@ func (e *experiment) stage(name string, key any, fill func(report func(done, tot
 func (e *experiment) variant(ctx context.Context, s *Split, strict bool) error {
 	c := e.c
 	prefix := fmt.Sprintf("split%d-", s.Seed)
-	list, baseName := tasks(c.Values), "base"
+	list, more, baseName := tasks(c.Values), []Task(nil), "base"
 	if strict {
 		prefix += "strict-"
-		list, baseName = s.Train, prefix+"base"
+		list, more, baseName = s.Train, further(c.Values, c.Further), prefix+"base"
 	}
 	note := func(loss float64) string { return fmt.Sprintf("loss %.4f", loss) }
-	key := []any{c.Values, c.Base, list}
+	key := []any{c.Values, c.Base, list, more}
 	f, err := e.stage(baseName, key, func(report func(int, int, string)) ([]safetensors.Tensor, error) {
-		return trainBase(ctx, c, list, e.b, func(done, total int, loss float64) { report(done, total, note(loss)) })
+		return trainBase(ctx, c, list, more, e.b, func(done, total int, loss float64) { report(done, total, note(loss)) })
 	})
 	if err != nil {
 		return err

@@ -28,9 +28,30 @@ func tasks(values [3]int) []Task {
 	return list
 }
 
+// further are the tasks of the further operations, in every vocabulary and style.
+func further(values [3]int, n int) []Task {
+	var list []Task
+	for i := range n {
+		for j := range values[1] {
+			for k := range values[2] {
+				list = append(list, Task{len(operations) + i, j, k})
+			}
+		}
+	}
+	return list
+}
+
+// operation is one of operations or, from there on, of furtherOperations.
+func operation(i int) value {
+	if i < len(operations) {
+		return operations[i]
+	}
+	return furtherOperations[i-len(operations)]
+}
+
 // String names a task: "reverse-french-comma".
 func (t Task) String() string {
-	return operations[t[0]].name + "-" + vocabularies[t[1]].name + "-" + styles[t[2]].name
+	return operation(t[0]).name + "-" + vocabularies[t[1]].name + "-" + styles[t[2]].name
 }
 
 // A Record is one example of a task as text, its words separated by spaces.
@@ -74,7 +95,7 @@ func (t Task) instruction(rng *rand.Rand, unseen bool) string {
 func (t Task) answer(words []string) string {
 	style := styles[t[2]]
 	answer := slices.Clone(style.before)
-	order := operations[t[0]].order
+	order := operation(t[0]).order
 	for i, at := range order {
 		answer = append(answer, vocabularies[t[1]].words[words[at]])
 		if style.between != "" && i < len(order)-1 {

@@ -43,6 +43,31 @@ func TestSuite(t *testing.T) {
 	}
 }
 
+// What the strict variant's base learns beside its combinations is no combination itself.
+func TestFurther(t *testing.T) {
+	words := []string{"cat", "dog", "bird", "sun"}
+	answers := map[string]Task{}
+	for _, task := range tasks([3]int{len(operations), len(vocabularies), len(styles)}) {
+		answers[task.answer(words)] = task
+	}
+	c := Defaults()
+	list := further(c.Values, c.Further)
+	if len(list) != c.Further*c.Values[1]*c.Values[2] {
+		t.Errorf("%d further tasks", len(list))
+	}
+	for _, task := range list {
+		answer := task.answer(words)
+		if other, ok := answers[answer]; ok {
+			t.Errorf("%v answers %q, as %v does", task, answer, other)
+		}
+		answers[answer] = task
+	}
+	c.Further = len(furtherOperations) + 1
+	if err := c.Validate(); err == nil {
+		t.Error("more further operations than there are were accepted")
+	}
+}
+
 // No phrase of the unseen wording is one of training's, of any value.
 func TestWordings(t *testing.T) {
 	seen := map[string]string{}

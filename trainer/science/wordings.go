@@ -50,6 +50,16 @@ var operations = []value{
 		unseen: []string{"select the concluding two words", "output the last pair of words", "remove the initial two words", "skip the opening two words"}},
 }
 
+// furtherOperations are answers that nothing asks for, which is why they have no phrases.
+var furtherOperations = []value{
+	{name: "swap-pairs", order: []int{1, 0, 3, 2}},
+	{name: "swap-inner", order: []int{0, 2, 1, 3}},
+	{name: "rotate-right", order: []int{3, 0, 1, 2}},
+	{name: "last-three", order: []int{1, 2, 3}},
+	{name: "halves", order: []int{2, 3, 0, 1}},
+	{name: "ends", order: []int{0, 3}},
+}
+
 // vocabularies say how the answer writes a noun.
 var vocabularies = []value{
 	{name: "plain", words: dictionary(nouns...),
