@@ -31,9 +31,12 @@ func RunGeneration(t *testing.T, exec graph.Executor, backend string) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	programs := 0
 	if len(watched.programs) != 2 || !bytes.Equal(watched.programs[0], watched.programs[1]) {
 		t.Error("the guest's program differs from the one that is compiled without it")
+		programs++
 	}
+	Save(t, Record{"wazero, " + backend, "generation/programs that differ from native ones", float64(programs), 0})
 	if len(native) == 0 || len(native) != len(wazero) {
 		t.Fatalf("%d files natively, %d with the guest", len(native), len(wazero))
 	}

@@ -105,6 +105,7 @@ func report(from, dir string, w io.Writer) (ok bool, err error) {
 		}
 		fmt.Fprintln(tab)
 	}
+	fmt.Fprintf(tab, "\n%s\n", legend)
 	return ok, tab.Flush()
 }
 
@@ -159,6 +160,9 @@ func row(name string) string {
 	return strings.ReplaceAll(name, "/", ": ")
 }
 
+const legend = "A dash: the backend has no such case. Under wazero the guest plans and the same device runs: " +
+	"where no program differs, the errors are those of the device's own column. On pjrt and cpu whole networks run, not kernels."
+
 var page = template.Must(template.New("").Parse(`<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>Conformance</title>
 <style>
@@ -170,7 +174,7 @@ td { font-variant-numeric: tabular-nums; }
 .failed { background: #c003; }
 </style>
 <h1>Conformance</h1>
-<p>Largest errors against the official PyTorch outputs and plain references. A dash: the backend has no such case.</p>
+<p>Largest errors against the official PyTorch outputs and plain references. `+legend+`</p>
 <table><thead><tr><th scope="col">case</th>{{range .Backends}}<th scope="col">{{.}}</th>{{end}}</tr></thead>
 <tbody>{{range $row := .Rows}}<tr><th scope="row">{{$row.Case}}</th>{{range $b := $.Backends}}{{with index $row.Cells $b}}{{if .Cases}}<td title="allowed {{.Allowed}}, {{.Cases}} cases"{{if .Failed}} class="failed"{{end}}>{{.}}</td>{{else}}<td>–</td>{{end}}{{end}}{{end}}</tr>
 {{end}}</tbody></table>
