@@ -174,7 +174,7 @@ td { font-variant-numeric: tabular-nums; }
 .failed { background: #c003; }
 </style>
 <h1>Conformance</h1>
-<p>Largest errors against the official PyTorch outputs and plain references. `+legend+`</p>
+<p>Largest errors against the official PyTorch outputs and plain references. ` + legend + `</p>
 <table><thead><tr><th scope="col">case</th>{{range .Backends}}<th scope="col">{{.}}</th>{{end}}</tr></thead>
 <tbody>{{range $row := .Rows}}<tr><th scope="row">{{$row.Case}}</th>{{range $b := $.Backends}}{{with index $row.Cells $b}}{{if .Cases}}<td title="allowed {{.Allowed}}, {{.Cases}} cases"{{if .Failed}} class="failed"{{end}}>{{.}}</td>{{else}}<td>–</td>{{end}}{{end}}{{end}}</tr>
 {{end}}</tbody></table>
