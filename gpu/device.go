@@ -278,16 +278,22 @@ func (d *Device) Run(ctx context.Context, p *graph.Program, w graph.Weights, in 
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
+	r := &run{d: d, ctx: ctx, p: p, weights: w, inputs: in, report: report}
+	return d.exclusive(ctx, p.Requires, r.execute, r.release)
+}
+
+// exclusive does work with the device to itself, on limits of at least need. release gives
+// back what the work made, unless the device is lost.
+func (d *Device) exclusive(ctx context.Context, need graph.Limits, work func() (*graph.Result, error), release func()) (result *graph.Result, err error) {
 	select {
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	case d.turn <- struct{}{}:
 	}
 	defer func() { <-d.turn }()
-	if err := d.ensure(p.Requires); err != nil {
+	if err := d.ensure(need); err != nil {
 		return nil, err
 	}
-	r := &run{d: d, ctx: ctx, p: p, weights: w, inputs: in, report: report}
 	whole := false
 	defer func() {
 		if v := recover(); v != nil {
@@ -297,10 +303,10 @@ func (d *Device) Run(ctx context.Context, p *graph.Program, w graph.Weights, in 
 			d.abandon()
 		}
 	}()
-	result, err = r.execute()
+	result, err = work()
 	var lost *DeviceLostError
 	if !errors.As(err, &lost) {
-		r.release()
+		release()
 		whole = true
 	}
 	return result, err

@@ -17,6 +17,7 @@ type run struct {
 	weights graph.Weights
 	inputs  []graph.Input
 	report  func(graph.Progress)
+	keep    bool // the buffers stay after their last dispatch, for another run
 
 	buffers    []*wgpu.Buffer
 	live, peak int64 // bytes
@@ -44,6 +45,11 @@ type run struct {
 func (r *run) execute() (*graph.Result, error) {
 	p := r.p
 	first, last := lifetimes(p)
+	if r.keep {
+		for i := range last {
+			last[i] = len(p.Dispatches)
+		}
+	}
 	if n := need(p, first, last); r.d.options.MemoryBudget > 0 && n > r.d.options.MemoryBudget {
 		return nil, &BudgetError{Need: n, Budget: r.d.options.MemoryBudget}
 	}
@@ -57,7 +63,9 @@ func (r *run) execute() (*graph.Result, error) {
 			return nil, err
 		}
 	}
-	r.buffers = make([]*wgpu.Buffer, len(p.Buffers))
+	if r.buffers == nil {
+		r.buffers = make([]*wgpu.Buffer, len(p.Buffers))
+	}
 	r.budget = firstSubmit
 	for _, d := range p.Dispatches {
 		r.total += d.Cost

@@ -196,9 +196,10 @@ type storage struct {
 }
 
 var storages = map[string]storage{
-	"F32":    {wgsl.StoreF32, 1, 4},
-	"F16":    {wgsl.StoreF16, 2, 4},
-	quant.Q8: {wgsl.StoreQ8, quant.Values, quant.Bytes},
+	"F32":     {wgsl.StoreF32, 1, 4},
+	"F16":     {wgsl.StoreF16, 2, 4},
+	quant.Q8:  {wgsl.StoreQ8, quant.Values, quant.Bytes},
+	quant.Q41: {wgsl.StoreQ41, quant.Values, quant.BytesQ41},
 }
 
 // weightValues is the buffer of a tensor's values [from, from+count) of total, stored as

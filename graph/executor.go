@@ -79,3 +79,20 @@ type Executor interface {
 	// be nil; it is called from the goroutine that called Run.
 	Run(ctx context.Context, p *Program, w Weights, in []Input, report func(Progress)) (*Result, error)
 }
+
+// Holder is an Executor that can keep a Program: its weights are brought once, and every
+// buffer but the inputs keeps its contents from run to run. A Program that is meant for it
+// says so (Builder.State); others may find the last run's values where they want zeros.
+type Holder interface {
+	Executor
+	// Hold takes p; the device's memory is taken with the first run.
+	Hold(p *Program, w Weights) (Held, error)
+}
+
+// Held is a Program that stays on a device. It is for one goroutine at a time.
+type Held interface {
+	// Run runs the Program once more, with these inputs. After an error it can not go on.
+	Run(ctx context.Context, in []Input) (*Result, error)
+	// Close gives the memory back. Close of a closed one does nothing.
+	Close() error
+}

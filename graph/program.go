@@ -83,7 +83,7 @@ type Source struct {
 	// Name of the tensor ("decoder/KEY" or "encoder/KEY") or of the input.
 	Name string `json:"name,omitempty"`
 	// DType is the storage type in which the executor must deliver a tensor: F32, F16
-	// (elements packed two to a word) or Q8 (package quant). The provider of weights
+	// (elements packed two to a word), Q8 or Q4_1 (package quant). The provider of weights
 	// converts if its file has another. Inputs are delivered as they are.
 	DType string `json:"dtype,omitempty"`
 	// Offset and Bytes are a range of the tensor in that DType, or of the input. The
@@ -136,7 +136,7 @@ type Read struct {
 // range requests, or a test's arrays. Safe for concurrent use.
 type Weights interface {
 	// ReadWeights fills p with bytes of the tensor in storage type dtype ("F32", "F16",
-	// "Q8"), from byte off on. off and len(p) are multiples of 4, of 36 for Q8, but at the
-	// tensor's end.
+	// "Q8", "Q4_1"), from byte off on. off and len(p) are multiples of 4, of a block's bytes
+	// for the last two, but at the tensor's end.
 	ReadWeights(name, dtype string, off int64, p []byte) error
 }

@@ -122,7 +122,7 @@ func TestValidate(t *testing.T) {
 		{"unknown source", func(p *graph.Program) { p.Buffers[1].Source.Kind = "file" }},
 		{"without a name", func(p *graph.Program) { p.Buffers[1].Source.Name = "" }},
 		{"delivered as they are", func(p *graph.Program) { p.Buffers[1].Source.DType = "F32" }},
-		{"expected F32, F16 or Q8", func(p *graph.Program) { p.Buffers[3].Source.DType = "BF16" }},
+		{"expected F32, F16, Q8 or Q4_1", func(p *graph.Program) { p.Buffers[3].Source.DType = "BF16" }},
 		{"expected whole blocks", func(p *graph.Program) { p.Buffers[3].Source.DType = "Q8" }},
 		{"source offset", func(p *graph.Program) { p.Buffers[3].Source.Offset = -4 }},
 		{"source offset", func(p *graph.Program) { p.Buffers[3].Source.Offset = 2 }},

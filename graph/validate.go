@@ -167,10 +167,10 @@ func (b *Buffer) validate(l *Limits) error {
 			return fmt.Errorf("input %.64q has type %.16q, inputs are delivered as they are", s.Name, s.DType)
 		}
 		if s.Kind == SourceWeights && storages[s.DType].values == 0 {
-			return fmt.Errorf("tensor %.64q: type %.16q, expected F32, F16 or Q8", s.Name, s.DType)
+			return fmt.Errorf("tensor %.64q: type %.16q, expected F32, F16, Q8 or Q4_1", s.Name, s.DType)
 		}
-		if s.DType == quant.Q8 && (s.Offset%quant.Bytes != 0 || s.Bytes%quant.Bytes != 0) {
-			return fmt.Errorf("tensor %.64q: bytes %d+%d, expected whole blocks of %d", s.Name, s.Offset, s.Bytes, quant.Bytes)
+		if u := storages[s.DType]; u.values == quant.Values && (s.Offset%u.bytes != 0 || s.Bytes%u.bytes != 0) {
+			return fmt.Errorf("tensor %.64q: bytes %d+%d, expected whole blocks of %d", s.Name, s.Offset, s.Bytes, u.bytes)
 		}
 		if s.Offset < 0 || s.Offset%4 != 0 || s.Offset > maxTotalBytes {
 			return fmt.Errorf("source offset %d, expected a multiple of 4", s.Offset)

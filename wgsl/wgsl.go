@@ -56,8 +56,8 @@ type Kernel struct {
 type entry struct {
 	name      string
 	consts    []constRange
-	bindings  []string // after the uniform block
-	optional  map[string]string
+	bindings  []string          // after the uniform block
+	optional  map[string]string // by flag, separated by spaces
 	params    string
 	workgroup int
 	shared    int
@@ -76,14 +76,22 @@ const MaxHeadWidth = 128
 
 var flag = func(name string) constRange { return constRange{name, 0, 1} }
 
+// MaxPositions bounds the positions that causal attends to: their scores are in shared
+// memory.
+const MaxPositions = 2048
+
+// MaxRows bounds Rows, which product unrolls.
+const MaxRows = 8
+
 // Values of the constant Store: how stored weights are read.
 const (
 	StoreF32 = iota
 	StoreF16
 	StoreQ8
+	StoreQ41
 )
 
-var store = constRange{"Store", StoreF32, StoreQ8}
+var store = constRange{"Store", StoreF32, StoreQ41}
 
 const tilingParams = "tiles tile0 nq np "
 const storeParams = "out_base out_item out_o out_p out_q o_end q_end bias0"
@@ -172,6 +180,57 @@ var table = []entry{
 		params:    "count width channels mask_base x_base",
 		workgroup: 64,
 	},
+	{
+		name:      "lookup",
+		consts:    []constRange{store},
+		bindings:  []string{Read, Read, ReadWrite},
+		params:    "channels vocabulary first count base",
+		workgroup: 64,
+	},
+	{
+		name:      "rmsnorm",
+		bindings:  []string{Read, Read, ReadWrite},
+		params:    "channels eps",
+		workgroup: 256,
+		shared:    256 * 4,
+	},
+	{
+		name:      "product",
+		consts:    []constRange{store, {"Rows", 1, MaxRows}, flag("HasBias"), flag("HasResidual"), flag("HasLow"), flag("HasFactor")},
+		bindings:  []string{Read, Read, ReadWrite},
+		optional:  map[string]string{"HasBias": Read, "HasResidual": Read, "HasLow": Read + " " + Read, "HasFactor": Read},
+		params:    "units out first count width rank",
+		workgroup: 64,
+		shared:    64 * MaxRows * 4,
+	},
+	{
+		name:      "rotate",
+		consts:    []constRange{flag("Halves")},
+		bindings:  []string{Read, Read, Read, Read, Read, ReadWrite, ReadWrite, ReadWrite},
+		params:    "heads kv half length",
+		workgroup: 64,
+	},
+	{
+		name:      "causal",
+		consts:    []constRange{{"D", 1, MaxHeadWidth}},
+		bindings:  []string{Read, Read, Read, Read, ReadWrite},
+		params:    "heads kv length factor",
+		workgroup: 64,
+		shared:    (MaxPositions + 64) * 4,
+	},
+	{
+		name:      "swiglu",
+		bindings:  []string{Read, Read, ReadWrite},
+		params:    "count width",
+		workgroup: 64,
+	},
+	{
+		name:      "argmax",
+		bindings:  []string{Read, ReadWrite},
+		params:    "channels",
+		workgroup: 256,
+		shared:    256 * 8,
+	},
 }
 
 // Names lists the kernels.
@@ -201,7 +260,7 @@ func Render(name string, consts ...Const) (Kernel, error) {
 	if len(consts) != len(e.consts) {
 		return Kernel{}, fmt.Errorf("wgsl: kernel %s: %d constants, expected %d", name, len(consts), len(e.consts))
 	}
-	data := map[string]any{"WG": e.workgroup, "Params": paramsBlock(k.Params)}
+	data := map[string]any{"WG": e.workgroup, "Params": paramsBlock(k.Params), "MaxPositions": MaxPositions}
 	for i, want := range e.consts {
 		c := consts[i]
 		if c.Name != want.name || c.Value < want.min || c.Value > want.max {
@@ -210,8 +269,8 @@ func Render(name string, consts ...Const) (Kernel, error) {
 		}
 		data[c.Name] = c.Value
 		k.Label += fmt.Sprintf(" %s=%d", c.Name, c.Value)
-		if t := e.optional[c.Name]; t != "" && c.Value == 1 {
-			k.Bindings = append(k.Bindings, t)
+		if c.Value == 1 {
+			k.Bindings = append(k.Bindings, strings.Fields(e.optional[c.Name])...)
 		}
 	}
 	var text bytes.Buffer

@@ -31,7 +31,15 @@ func variants() map[string][][]wgsl.Const {
 	}
 	v["reduce"] = [][]wgsl.Const{c("HasBias", 0, "Gelu", 0), c("HasBias", 1, "Gelu", 1)}
 	v["repack"] = [][]wgsl.Const{c("Store", wgsl.StoreF32), c("Store", wgsl.StoreF16), c("Store", wgsl.StoreQ8)}
-	v["embed"] = v["repack"]
+	v["repack"] = append(v["repack"], c("Store", wgsl.StoreQ41))
+	v["embed"], v["lookup"] = v["repack"], v["repack"]
+	v["product"] = nil
+	for _, s := range []int{wgsl.StoreF32, wgsl.StoreF16, wgsl.StoreQ8, wgsl.StoreQ41} {
+		v["product"] = append(v["product"], c("Store", s, "Rows", 2, "HasBias", 0, "HasResidual", 0, "HasLow", 0, "HasFactor", 0),
+			c("Store", s, "Rows", wgsl.MaxRows, "HasBias", 1, "HasResidual", 1, "HasLow", 1, "HasFactor", 1))
+	}
+	v["rotate"] = [][]wgsl.Const{c("Halves", 0), c("Halves", 1)}
+	v["causal"] = [][]wgsl.Const{c("D", 16), c("D", 64), c("D", wgsl.MaxHeadWidth)}
 	v["columnnorm"] = [][]wgsl.Const{c("HasResidual", 0), c("HasResidual", 1)}
 	v["attention"] = [][]wgsl.Const{c("D", 32, "Q", 2), c("D", 64, "Q", 1), c("D", wgsl.MaxHeadWidth, "Q", 1)}
 	return v
@@ -81,6 +89,8 @@ func TestRender(t *testing.T) {
 // unused says which parameters only some variants of a kernel read.
 func unused(label, param string) bool {
 	switch {
+	case param == "rank":
+		return !strings.Contains(label, "HasLow=1")
 	case param == "bias0":
 		return !strings.Contains(label, "HasBias=1")
 	case strings.Contains(label, "Partial=1"):
@@ -99,7 +109,7 @@ func TestRenderRefuses(t *testing.T) {
 	}{
 		{"nonesuch", nil, `no kernel "nonesuch"`},
 		{"repack", nil, "0 constants, expected 1"},
-		{"repack", []wgsl.Const{{Name: "Store", Value: 3}}, "Store in 0..2"},
+		{"repack", []wgsl.Const{{Name: "Store", Value: 4}}, "Store in 0..3"},
 		{"repack", []wgsl.Const{{Name: "store", Value: 1}}, "expected Store"},
 		{"conv", []wgsl.Const{{Name: "K", Value: 64}, {Name: "HasBias"}, {Name: "Gelu"}, {Name: "Partial"}}, "K in 1..63"},
 	} {

@@ -3,6 +3,11 @@
 // same numbers as GGUF's Q8_0 with the scale widened, so that a block is whole words of a
 // GPU buffer.
 //
+// Q4_1 is GGUF's type of that name, which base models come in: blocks of 32 values in 20
+// bytes, a scale and an offset as float16 and 32 nibbles, byte k with value k in its low and
+// value k+16 in its high half; a value is scale·nibble + offset. Its blocks are whole words
+// as they are; nothing here makes them.
+//
 // A tensor's values are cut into blocks in their order, whatever its shape; the last block
 // is filled up with zeros. Package graph's kernels expand blocks on the device, package
 // generator stores and converts them.
@@ -14,13 +19,18 @@ import (
 	"math"
 )
 
-// Q8 is the type's name, beside "F32" and "F16".
-const Q8 = "Q8"
+// The types' names, beside "F32" and "F16".
+const (
+	Q8  = "Q8"
+	Q41 = "Q4_1"
+)
 
 // A block's values and bytes.
 const (
 	Values = 32
 	Bytes  = 36
+
+	BytesQ41 = 20
 )
 
 // Size is how many bytes n values take.

@@ -1,0 +1,70 @@
+package gpu
+
+import (
+	"context"
+	"errors"
+
+	"github.com/cogentcore/webgpu/wgpu"
+
+	"github.com/drag-and-drop-lora/dnd/graph"
+)
+
+// held is a Program whose buffers stay on the device.
+type held struct {
+	d   *Device
+	on  *wgpu.Device // what the buffers were made on
+	run *run
+}
+
+var _ graph.Holder = (*Device)(nil)
+
+// Hold keeps p on the device from its first run on (graph.Holder). Runs take turns with the
+// device's other work. A run that fails, and a device that was lost or that had to be opened
+// anew for a Program of larger limits, end it.
+func (d *Device) Hold(p *graph.Program, w graph.Weights) (graph.Held, error) {
+	if err := p.Validate(); err != nil {
+		return nil, err
+	}
+	return &held{d: d, run: &run{d: d, p: p, weights: w, keep: true}}, nil
+}
+
+func (h *held) Run(ctx context.Context, in []graph.Input) (*graph.Result, error) {
+	if h.run == nil {
+		return nil, errors.New("gpu: the held Program has ended")
+	}
+	result, err := h.d.exclusive(ctx, h.run.p.Requires, func() (result *graph.Result, err error) {
+		if h.on != nil && h.on != h.d.device {
+			h.run = nil // with its device
+			return nil, &DeviceLostError{What: "held Program", Message: "the device was opened anew since the last run"}
+		}
+		h.on = h.d.device
+		r := h.run
+		r.ctx, r.inputs, r.done, r.total, r.stages, r.parts = ctx, in, 0, 0, nil, nil
+		for i := range r.buffers {
+			if r.buffers[i] != nil && r.p.Buffers[i].Source.Kind == graph.SourceInput {
+				if err := r.fill(i); err != nil {
+					return nil, err
+				}
+			}
+		}
+		return r.execute()
+	}, func() {})
+	if err != nil {
+		h.Close()
+	}
+	return result, err
+}
+
+func (h *held) Close() error {
+	if h.run == nil {
+		return nil
+	}
+	r := h.run
+	h.run = nil
+	h.d.turn <- struct{}{}
+	defer func() { <-h.d.turn }()
+	if h.on == nil || h.on != h.d.device {
+		return nil
+	}
+	return guard(h.d.device, "release", func() error { r.release(); return nil })
+}
