@@ -1,15 +1,13 @@
 package lm
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 
-	hf "github.com/gomlx/go-huggingface/models/gguf"
-
 	"github.com/drag-and-drop-lora/dnd/graph/gguf"
+	"github.com/drag-and-drop-lora/dnd/graph/llama"
 	"github.com/drag-and-drop-lora/dnd/graph/safetensors"
 	"github.com/drag-and-drop-lora/dnd/trainer/dequant"
 )
@@ -21,13 +19,13 @@ type source interface {
 }
 
 // load reads a model from a Hugging Face folder or a GGUF file.
-func load(path string) (*Config, *Tokenizer, map[string][]float32, error) {
+func load(path string) (*Config, *llama.Tokenizer, map[string][]float32, error) {
 	dir, err := isDir(path)
 	if err != nil {
 		return nil, nil, nil, err
 	}
 	var c *Config
-	var t *Tokenizer
+	var t *llama.Tokenizer
 	var s source
 	if dir {
 		var closeAll func()
@@ -47,7 +45,7 @@ func load(path string) (*Config, *Tokenizer, map[string][]float32, error) {
 		return nil, nil, nil, err
 	}
 	weights := map[string][]float32{}
-	for _, w := range c.weights(!s.has(headName)) {
+	for _, w := range weightList(c, !s.has(headName)) {
 		v, err := s.read(w.name)
 		if err != nil {
 			return nil, nil, nil, fmt.Errorf("%s: %w", path, err)
@@ -70,7 +68,7 @@ type folder struct {
 	tied  bool
 }
 
-func openFolder(dir string) (*Config, *Tokenizer, source, func(), error) {
+func openFolder(dir string) (*Config, *llama.Tokenizer, source, func(), error) {
 	c, tied, err := folderConfig(dir)
 	if err != nil {
 		return nil, nil, nil, nil, err
@@ -79,7 +77,7 @@ func openFolder(dir string) (*Config, *Tokenizer, source, func(), error) {
 	if err != nil {
 		return nil, nil, nil, nil, err
 	}
-	t, err := tokenizerFromJSON(raw)
+	t, err := llama.TokenizerFromJSON(raw)
 	if err != nil {
 		return nil, nil, nil, nil, fmt.Errorf("%s: tokenizer.json: %w", dir, err)
 	}
@@ -135,13 +133,13 @@ type ggufSource struct {
 	c       *Config
 }
 
-func openGGUF(path string) (*Config, *Tokenizer, *ggufSource, error) {
+func openGGUF(path string) (*Config, *llama.Tokenizer, *ggufSource, error) {
 	checked, err := gguf.Open(path)
 	if err != nil {
 		return nil, nil, nil, err
 	}
 	s := &ggufSource{checked: checked}
-	c, err := ggufConfig(checked)
+	c, err := llama.FromGGUF(checked)
 	if err != nil {
 		s.close()
 		return nil, nil, nil, fmt.Errorf("%s: %w", path, err)
@@ -151,7 +149,7 @@ func openGGUF(path string) (*Config, *Tokenizer, *ggufSource, error) {
 		s.close()
 		return nil, nil, nil, err
 	}
-	t, err := ggufTokenizer(s.reader.Metadata)
+	t, err := llama.TokenizerFromGGUF(checked)
 	if err != nil {
 		s.close()
 		return nil, nil, nil, fmt.Errorf("%s: tokenizer: %w", path, err)
@@ -164,34 +162,6 @@ func (s *ggufSource) close() {
 		s.reader.Close()
 	}
 	s.checked.Close()
-}
-
-func ggufTokenizer(f *hf.File) (*Tokenizer, error) {
-	strs := func(key string) []string {
-		v, ok := f.GetKeyValue(key)
-		if !ok {
-			return nil
-		}
-		return v.Strings()
-	}
-	model, _ := f.GetKeyValue("tokenizer.ggml.model")
-	if model.String() != "gpt2" {
-		return nil, fmt.Errorf("model %q, expected gpt2 (byte-level BPE)", model.String())
-	}
-	pre, _ := f.GetKeyValue("tokenizer.ggml.pre")
-	lines := strs("tokenizer.ggml.merges")
-	merges := make([][2]string, len(lines))
-	for i, line := range lines {
-		var err error
-		if merges[i], err = parseMerge(line); err != nil {
-			return nil, err
-		}
-	}
-	pieces := strs("tokenizer.ggml.tokens")
-	if len(pieces) == 0 || len(merges) == 0 {
-		return nil, errors.New("no tokens or merges in the metadata")
-	}
-	return newTokenizer(pieces, merges, pre.String())
 }
 
 // ggufNames are GGUF's names of a block's tensors.

@@ -10,6 +10,7 @@ import (
 	"github.com/gomlx/gomlx/core/graph"
 	"github.com/gomlx/gomlx/core/tensors"
 
+	"github.com/drag-and-drop-lora/dnd/graph/llama"
 	"github.com/drag-and-drop-lora/dnd/graph/lora"
 	"github.com/drag-and-drop-lora/dnd/trainer/backend"
 )
@@ -17,7 +18,7 @@ import (
 // Model is a loaded base model. It is not safe for concurrent use.
 type Model struct {
 	Config    Config
-	Tokenizer *Tokenizer
+	Tokenizer *llama.Tokenizer
 
 	b       backend.Backend
 	names   []string
@@ -36,10 +37,10 @@ func Load(path string, b backend.Backend) (*Model, error) {
 	return newModel(*c, t, weights, b)
 }
 
-func newModel(c Config, t *Tokenizer, weights map[string][]float32, b backend.Backend) (*Model, error) {
+func newModel(c Config, t *llama.Tokenizer, weights map[string][]float32, b backend.Backend) (*Model, error) {
 	m := &Model{Config: c, Tokenizer: t, b: b}
 	_, untied := weights[headName]
-	for _, w := range c.weights(!untied) {
+	for _, w := range weightList(&c, !untied) {
 		m.names = append(m.names, w.name)
 		m.weights = append(m.weights, tensors.FromFlatDataAndDimensions(weights[w.name], w.shape...))
 		delete(weights, w.name)
@@ -83,9 +84,9 @@ func (m *Model) network(weights, a, b []*graph.Node, scale float64) *network {
 // linear is x (T,in) to (T,out): x·Wᵀ + scale·(x·Aᵀ)·Bᵀ + bias. The low-rank path stays
 // apart, so that no gradient of W's size is ever made.
 func (n *network) linear(x *graph.Node, layer, module int) *graph.Node {
-	name := fmt.Sprintf("model.layers.%d.%s", layer, modules[module])
+	name := fmt.Sprintf("model.layers.%d.%s", layer, llama.Modules[module])
 	y := product(x, n.w[name+".weight"])
-	if i := layer*len(modules) + module; n.a != nil {
+	if i := layer*len(llama.Modules) + module; n.a != nil {
 		y = graph.Add(y, graph.MulScalar(product(product(x, n.a[i]), n.b[i]), n.scale))
 	}
 	if bias := n.w[name+".bias"]; bias != nil {
@@ -220,7 +221,7 @@ func (m *Model) Answers(ctx context.Context, prompts []string, a *lora.Adapter, 
 		texts[i] = ids
 		longest = max(longest, len(ids))
 	}
-	end, err := m.Tokenizer.Special(turnEnd)
+	end, err := m.Tokenizer.End()
 	if err != nil {
 		return nil, err
 	}
@@ -292,7 +293,7 @@ func (m *Model) withWeights(args []any, adapter []*tensors.Tensor) []any {
 // split divides the nodes behind the first skip into weights, A and B.
 func (m *Model) split(in []*graph.Node, skip int) (w, a, b []*graph.Node) {
 	w, rest := in[skip:skip+len(m.names)], in[skip+len(m.names):]
-	targets := m.Config.Layers * len(modules)
+	targets := m.Config.Layers * len(llama.Modules)
 	return w, rest[:targets], rest[targets : 2*targets]
 }
 

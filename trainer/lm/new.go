@@ -16,12 +16,12 @@ import (
 // New makes a model with random weights and a head of its own, to be trained from
 // nothing. It has no tokenizer: Examples are made by the caller.
 func New(c Config, seed int64, b backend.Backend) (*Model, error) {
-	if err := c.validate(); err != nil {
+	if err := c.Validate(); err != nil {
 		return nil, fmt.Errorf("lm: %w", err)
 	}
 	rng := rand.New(rand.NewPCG(uint64(seed), 0x1a))
 	weights := map[string][]float32{}
-	for _, w := range c.weights(false) {
+	for _, w := range weightList(&c, false) {
 		n := 1
 		for _, d := range w.shape {
 			n *= d

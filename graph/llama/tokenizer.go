@@ -1,6 +1,7 @@
-package lm
+package llama
 
 import (
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -10,6 +11,8 @@ import (
 
 	"github.com/dlclark/regexp2"
 	"golang.org/x/text/unicode/norm"
+
+	"github.com/drag-and-drop-lora/dnd/graph/gguf"
 )
 
 // Tokenizer is a byte-level BPE tokenizer, as Llama-3-like, SmolLM2 and Qwen2 models
@@ -61,7 +64,7 @@ func newTokenizer(pieces []string, merges [][2]string, kind string) (*Tokenizer,
 func (t *Tokenizer) Special(token string) (int32, error) {
 	id, ok := t.ids[token]
 	if !ok {
-		return 0, fmt.Errorf("lm: the vocabulary has no token %s", token)
+		return 0, fmt.Errorf("llama: the vocabulary has no token %s", token)
 	}
 	return id, nil
 }
@@ -89,7 +92,7 @@ func (t *Tokenizer) Encode(text string) ([]int32, error) {
 			ids = t.merge(ids, m.String())
 		}
 		if err != nil {
-			return nil, fmt.Errorf("lm: tokenize: %w", err)
+			return nil, fmt.Errorf("llama: tokenize: %w", err)
 		}
 	}
 	return ids, nil
@@ -126,16 +129,7 @@ func (t *Tokenizer) merge(ids []int32, word string) []int32 {
 func (t *Tokenizer) Decode(ids []int32) string {
 	var raw []byte
 	for _, id := range ids {
-		if int(id) >= len(t.pieces) || id < 0 {
-			continue
-		}
-		for _, r := range t.pieces[id] {
-			if b, ok := runeBytes[r]; ok {
-				raw = append(raw, b)
-			} else {
-				raw = utf8.AppendRune(raw, r)
-			}
-		}
+		raw = append(raw, t.Bytes(id)...)
 	}
 	return strings.ToValidUTF8(string(raw), "\uFFFD")
 }
@@ -154,8 +148,8 @@ var byteRunes, runeBytes = func() (to [256]string, from map[rune]byte) {
 	return to, from
 }()
 
-// tokenizerFromJSON reads a Hugging Face tokenizer.json.
-func tokenizerFromJSON(raw []byte) (*Tokenizer, error) {
+// TokenizerFromJSON reads a Hugging Face tokenizer.json.
+func TokenizerFromJSON(raw []byte) (*Tokenizer, error) {
 	var f struct {
 		Model struct {
 			Type   string            `json:"type"`
@@ -228,3 +222,74 @@ func parseMerge(line string) ([2]string, error) {
 	}
 	return [2]string{a, b}, nil
 }
+
+// TokenizerFromGGUF reads the tokenizer in a GGUF file's metadata.
+func TokenizerFromGGUF(f *gguf.File) (*Tokenizer, error) {
+	model, _ := f.Lookup("tokenizer.ggml.model")
+	if model.Value != "gpt2" {
+		return nil, fmt.Errorf("llama: tokenizer.ggml.model is %v, expected gpt2 (byte-level BPE)", model.Value)
+	}
+	pre, _ := f.Lookup("tokenizer.ggml.pre")
+	kind, _ := pre.Value.(string)
+	lines, err := strs(f, "tokenizer.ggml.merges")
+	if err != nil {
+		return nil, err
+	}
+	merges := make([][2]string, len(lines))
+	for i, line := range lines {
+		if merges[i], err = parseMerge(line); err != nil {
+			return nil, err
+		}
+	}
+	pieces, err := strs(f, "tokenizer.ggml.tokens")
+	if err != nil {
+		return nil, err
+	}
+	if len(pieces) == 0 || len(merges) == 0 {
+		return nil, errors.New("llama: no tokens or merges in the metadata")
+	}
+	return newTokenizer(pieces, merges, kind)
+}
+
+// strs is an array of strings in a file's metadata.
+func strs(f *gguf.File, key string) ([]string, error) {
+	a, err := f.Array(key)
+	if err != nil {
+		return nil, err
+	}
+	if a.Type != gguf.String {
+		return nil, fmt.Errorf("llama: %s is no list of strings", key)
+	}
+	list := make([]string, 0, a.Count)
+	raw := a.Data
+	for range a.Count {
+		if len(raw) < 8 {
+			return nil, fmt.Errorf("llama: %s ends early", key)
+		}
+		n := binary.LittleEndian.Uint64(raw)
+		if raw = raw[8:]; n > uint64(len(raw)) {
+			return nil, fmt.Errorf("llama: %s ends early", key)
+		}
+		list, raw = append(list, string(raw[:n])), raw[n:]
+	}
+	return list, nil
+}
+
+// Bytes are the bytes of one token, as they stand in a text.
+func (t *Tokenizer) Bytes(id int32) []byte {
+	if int(id) >= len(t.pieces) || id < 0 {
+		return nil
+	}
+	var raw []byte
+	for _, r := range t.pieces[id] {
+		if b, ok := runeBytes[r]; ok {
+			raw = append(raw, b)
+		} else {
+			raw = utf8.AppendRune(raw, r)
+		}
+	}
+	return raw
+}
+
+// Size is the number of tokens.
+func (t *Tokenizer) Size() int { return len(t.pieces) }
