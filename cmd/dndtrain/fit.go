@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/spf13/pflag"
 
@@ -22,7 +23,8 @@ func fitGenerator(flags *pflag.FlagSet) cli.Run {
 	data := flags.String("data", "", "folder that collect wrote")
 	sets := flags.StringSlice("sets", nil, "data sets in it to fit on (default: all)")
 	field := flags.String("field", "", "key of a record's prompt (default: prompt)")
-	layout := flags.String("layout", "", "JSON file: the decoder's class, features and kernel_size, and the tokenizer")
+	shape := flags.String("shape", "", "decoder and recipe of the reference: "+strings.Join(generator.Shapes(), ", ")+"; flags below change single numbers of it")
+	layout := flags.String("layout", "", "in place of --shape, JSON file: the decoder's class, features and kernel_size, and the tokenizer")
 	encoderDir := flags.String("encoder", "", "text encoder (Hugging Face folder)")
 	out := flags.String("out", "", "folder for the run: checkpoints, loss.csv and loss.png; a run that was stopped goes on")
 	name := flags.String("backend", backend.Auto, "auto, pjrt or cpu")
@@ -39,19 +41,15 @@ func fitGenerator(flags *pflag.FlagSet) cli.Run {
 	flags.Int64Var(&c.Seed, "seed", c.Seed, "seed of weights, pairs and noise")
 	flags.IntVar(&c.SaveEvery, "save-every", c.SaveEvery, "steps between checkpoints")
 	return func(ctx context.Context, e *cli.Env, _ []string) error {
-		if err := cli.Required(flags, "data", "layout", "encoder", "out"); err != nil {
+		if err := setArchitecture(flags, &c, *shape, *layout); err != nil {
+			return err
+		}
+		if err := cli.Required(flags, "data", "encoder", "out"); err != nil {
 			return err
 		}
 		if err := cli.OneOf("backend", *name, backend.Auto, backend.PJRT, backend.CPU); err != nil {
 			return err
 		}
-		l, err := generator.ReadLayout(*layout)
-		if err != nil {
-			return err
-		}
-		c.Decoder, c.Tiling = l.Decoder, l.Tiling
-		condition := l.Decoder.Condition()
-		c.Texts, c.Length = condition[0], condition[1]
 		if err := c.Validate(); err != nil {
 			return cli.Usagef("%w", err)
 		}
@@ -86,6 +84,36 @@ func fitGenerator(flags *pflag.FlagSet) cli.Run {
 			fmt.Fprintf(w, "%s: %d steps, loss %.6f\n", *out, result.Steps, result.Loss)
 		})
 	}
+}
+
+// setArchitecture takes decoder and tiling from a named shape or a layout file, and from a
+// shape the numbers of its recipe that no flag gave.
+func setArchitecture(flags *pflag.FlagSet, c *fit.Config, shape, layout string) error {
+	switch {
+	case (shape == "") == (layout == ""):
+		return cli.Usagef("one of --shape and --layout is needed: %s; %s", flags.Lookup("shape").Usage, flags.Lookup("layout").Usage)
+	case layout != "":
+		l, err := generator.ReadLayout(layout)
+		if err != nil {
+			return err
+		}
+		c.SetDecoder(l.Decoder)
+		c.Tiling = l.Tiling
+		return nil
+	}
+	r, err := fit.ForShape(shape)
+	if err != nil {
+		return cli.Usagef("--shape: %w", err)
+	}
+	if !flags.Changed("batch") {
+		c.Batch = r.Batch
+	}
+	if !flags.Changed("steps") {
+		c.Steps = r.Steps
+	}
+	c.SetDecoder(r.Decoder)
+	c.Tiling = r.Tiling
+	return nil
 }
 
 // openBackend opens what GoMLX computes on, and says what it is.
