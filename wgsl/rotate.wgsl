@@ -54,12 +54,12 @@ fn main(@builtin(global_invocation_id) g: vec3<u32>) {
   }
   let width = p.kv * 2u * p.half;
   let inner = (head - p.heads) * 2u * p.half;
-  let from = row * width + inner;
-  let to = (row * p.length + at) * width + inner;
-  let a = k[from + first];
-  let b = k[from + second];
-  keys[to + first] = a * turn.x - b * turn.y;
-  keys[to + second] = b * turn.x + a * turn.y;
-  values[to + first] = v[from + first];
-  values[to + second] = v[from + second];
+  let source = row * width + inner;
+  let place = (row * p.length + at) * width + inner;
+  let a = k[source + first];
+  let b = k[source + second];
+  keys[place + first] = a * turn.x - b * turn.y;
+  keys[place + second] = b * turn.x + a * turn.y;
+  values[place + first] = v[source + first];
+  values[place + second] = v[source + second];
 }
