@@ -31,6 +31,9 @@ func fitGenerator(flags *pflag.FlagSet) cli.Run {
 	flags.StringVar(&c.Pads, "pads", c.Pads, "condition at pad positions: "+generator.PadsEncoded+" or "+generator.PadsZero)
 	flags.IntVar(&c.Steps, "steps", c.Steps, "optimizer steps")
 	flags.IntVar(&c.Batch, "batch", c.Batch, "pairs of prompts and checkpoint a step")
+	flags.IntVar(&c.Accumulate, "accumulate", c.Accumulate, "parts that a step's pairs are computed in, one after the other, for less memory")
+	flags.StringVar(&c.DType, "dtype", c.DType, "precision of convolutions: "+fit.F32+" or "+fit.BF16+"; weights are f32")
+	devices := flags.Int("devices", 1, "devices of the backend that share a step's pairs")
 	flags.Float64Var(&c.LearningRate, "learning-rate", c.LearningRate, "peak of the schedule")
 	flags.IntVar(&c.WarmUp, "warm-up", c.WarmUp, "steps of linear warm-up")
 	flags.Float64Var(&c.WeightDecay, "weight-decay", c.WeightDecay, "AdamW's weight decay")
@@ -39,6 +42,7 @@ func fitGenerator(flags *pflag.FlagSet) cli.Run {
 	flags.Float64Var(&c.TargetNoise, "target-noise", c.TargetNoise, "deviation of noise on the weight tokens")
 	flags.IntVar(&c.Prompts, "prompts", c.Prompts, "prompts of each data set that take part (0: all)")
 	flags.Int64Var(&c.Seed, "seed", c.Seed, "seed of weights, pairs and noise")
+	flags.Float64Var(&c.Average, "average", c.Average, "share of the past in the exponential mean of the weights, which export then takes (0: the last weights)")
 	flags.IntVar(&c.SaveEvery, "save-every", c.SaveEvery, "steps between checkpoints")
 	return func(ctx context.Context, e *cli.Env, _ []string) error {
 		if err := setArchitecture(flags, &c, *shape, *layout); err != nil {
@@ -69,7 +73,7 @@ func fitGenerator(flags *pflag.FlagSet) cli.Run {
 		defer b.Finalize()
 
 		bar := e.Bar()
-		result, err := fit.Run(ctx, c, d, text, b, *out, func(p fit.Progress) {
+		result, err := fit.Run(ctx, c, d, fit.Resources{Encoder: text, Backend: b, Devices: *devices}, *out, func(p fit.Progress) {
 			note := ""
 			if p.PerStep > 0 {
 				note = fmt.Sprintf("loss %.5f, %.2f steps/s", p.Smooth, 1/p.PerStep.Seconds())

@@ -41,7 +41,7 @@ type folder struct {
 	dir      string
 	record   Record
 	step     int
-	state    state
+	state    *state
 	standard *Standard // nil unless the decoder is Affine
 	curve    curve
 }
@@ -104,7 +104,8 @@ func ReadRecord(dir string) (*Record, error) {
 	if err != nil {
 		return nil, err
 	}
-	var r Record
+	// What a run of before these settings did.
+	r := Record{Config: Config{Accumulate: 1, DType: F32}}
 	if err := json.Unmarshal(raw, &r); err != nil {
 		return nil, fmt.Errorf("%s: %w", filepath.Join(dir, recordName), err)
 	}
@@ -145,27 +146,23 @@ func (r *folder) weight(c *Config, d *Data) ([]float32, error) {
 
 // load reads the checkpoint, or draws initial weights.
 func (r *folder) load(c *Config) error {
-	list := weights(c.Decoder)
 	f, err := safetensors.Open(filepath.Join(r.dir, checkpointName))
 	if errors.Is(err, fs.ErrNotExist) {
-		for i, v := range initial(c.Decoder, c.Seed) {
-			r.state.params = append(r.state.params, tensors.FromFlatDataAndDimensions(v, list[i].Shape...))
-			r.state.first = append(r.state.first, tensors.FromFlatDataAndDimensions(make([]float32, len(v)), list[i].Shape...))
-			r.state.second = append(r.state.second, tensors.FromFlatDataAndDimensions(make([]float32, len(v)), list[i].Shape...))
-		}
+		r.state = initialState(c)
 		return nil
 	}
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	for prefix, to := range map[string]*[]*tensors.Tensor{"": &r.state.params, "first.": &r.state.first, "second.": &r.state.second} {
-		for _, t := range list {
-			v, err := f.Float32s(prefix + t.Name)
+	r.state = &state{}
+	for _, part := range r.state.parts(c) {
+		for _, t := range weights(c.Decoder) {
+			v, err := f.Float32s(part.prefix + t.Name)
 			if err != nil {
 				return err
 			}
-			*to = append(*to, tensors.FromFlatDataAndDimensions(v, t.Shape...))
+			*part.list = append(*part.list, tensors.FromFlatDataAndDimensions(v, t.Shape...))
 		}
 	}
 	if err := json.Unmarshal([]byte(f.Metadata["curve"]), &r.curve); err != nil {
@@ -179,13 +176,11 @@ func (r *folder) load(c *Config) error {
 func (r *folder) save(c *Config) error {
 	list := weights(c.Decoder)
 	var out []safetensors.Tensor
-	for _, part := range []struct {
-		prefix string
-		from   []*tensors.Tensor
-	}{{"", r.state.params}, {"first.", r.state.first}, {"second.", r.state.second}} {
+	for _, part := range r.state.parts(c) {
 		for i, t := range list {
+			x := (*part.list)[i]
 			out = append(out, safetensors.Tensor{Name: part.prefix + t.Name, DType: safetensors.F32, Shape: t.Shape, Data: func(w io.Writer) error {
-				v, err := tensors.CopyFlatData[float32](part.from[i])
+				v, err := tensors.CopyFlatData[float32](x)
 				if err != nil {
 					return err
 				}
@@ -221,7 +216,11 @@ func Fitted(dir string) (*Record, []safetensors.Tensor, int, error) {
 		out = append(out, safetensors.FromFloat32s(t.Name, safetensors.F32, v, t.Shape...))
 	}
 	list := record.Config.Decoder.Tensors()
-	for i, x := range r.state.params {
+	fitted := r.state.params
+	if record.Config.Average > 0 {
+		fitted = r.state.average
+	}
+	for i, x := range fitted {
 		v, err := tensors.CopyFlatData[float32](x)
 		if err != nil {
 			return nil, nil, 0, err

@@ -28,8 +28,13 @@ type Config struct {
 	Length  int            `json:"length"` // L
 	Pads    string         `json:"pads"`   // generator.PadsEncoded or PadsZero
 
-	Steps        int     `json:"steps"`
-	Batch        int     `json:"batch"`
+	Steps int `json:"steps"`
+	Batch int `json:"batch"` // pairs of prompts and checkpoint a step
+	// Accumulate is the number of equal parts in which a step's pairs are computed, one
+	// after the other, to hold fewer activations. It changes no result but noise and
+	// rounding.
+	Accumulate   int     `json:"accumulate"`
+	DType        string  `json:"dtype"` // of convolutions: F32 or BF16; weights stay float32
 	LearningRate float64 `json:"learning_rate"`
 	WarmUp       int     `json:"warm_up"` // steps
 	WeightDecay  float64 `json:"weight_decay"`
@@ -44,16 +49,25 @@ type Config struct {
 	// file; 0 is all. Their conditions are held in memory.
 	Prompts int   `json:"prompts"`
 	Seed    int64 `json:"seed"`
+	// Average is the share of the past in the exponential mean of the weights, which is
+	// then what export takes; 0 is none. It rises to this value in the first steps.
+	Average float64 `json:"average"`
 	// SaveEvery is the number of steps between checkpoints.
 	SaveEvery int `json:"save_every"`
 }
+
+// The precisions of Config.DType.
+const (
+	F32  = "f32"
+	BF16 = "bf16" // as the reference's autocast (b.3)
+)
 
 // Defaults is the recipe of the reference's 0.5B run (d.3 to d.5), without an
 // architecture: the caller sets Decoder and Tiling.
 func Defaults() Config {
 	return Config{
 		Texts: 128, Length: 384, Pads: generator.PadsEncoded,
-		Steps: 4000, Batch: 64, LearningRate: 3e-5, WarmUp: 1, WeightDecay: 0.1,
+		Steps: 4000, Batch: 64, Accumulate: 1, DType: F32, LearningRate: 3e-5, WarmUp: 1, WeightDecay: 0.1,
 		Beta1: 0.9, Beta2: 0.999, Epsilon: 1e-8, Clip: 1,
 		ConditionNoise: 1e-4, TargetNoise: 1e-5, Seed: 999, SaveEvery: 100,
 	}
@@ -77,12 +91,15 @@ func (c *Config) Validate() error {
 	}
 	check(c.Pads == generator.PadsEncoded || c.Pads == generator.PadsZero, "pads %q, expected %s or %s", c.Pads, generator.PadsEncoded, generator.PadsZero)
 	check(c.Steps > 0 && c.Batch > 0, "steps %d and batch %d, expected positive numbers", c.Steps, c.Batch)
+	check(c.Accumulate > 0 && c.Batch%max(c.Accumulate, 1) == 0, "a batch of %d does not divide into %d parts (accumulate)", c.Batch, c.Accumulate)
+	check(c.DType == F32 || c.DType == BF16, "dtype %q, expected %s or %s", c.DType, F32, BF16)
 	for _, v := range []struct {
 		name     string
 		value    float64
 		from, to float64
 	}{{"learning_rate", c.LearningRate, 1e-12, 10}, {"weight_decay", c.WeightDecay, 0, 10}, {"beta1", c.Beta1, 0, 1 - 1e-9}, {"beta2", c.Beta2, 0, 1 - 1e-9},
-		{"epsilon", c.Epsilon, 1e-30, 1}, {"clip", c.Clip, 1e-9, 1e9}, {"condition_noise", c.ConditionNoise, 0, 10}, {"target_noise", c.TargetNoise, 0, 10}} {
+		{"epsilon", c.Epsilon, 1e-30, 1}, {"clip", c.Clip, 1e-9, 1e9}, {"condition_noise", c.ConditionNoise, 0, 10}, {"target_noise", c.TargetNoise, 0, 10},
+		{"average", c.Average, 0, 1 - 1e-9}} {
 		check(v.value >= v.from && v.value <= v.to, "%s is %v, expected %v to %v", v.name, v.value, v.from, v.to)
 	}
 	check(c.WarmUp >= 0 && c.WarmUp < c.Steps, "warm_up %d, expected fewer than the %d steps", c.WarmUp, c.Steps)

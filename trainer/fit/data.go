@@ -206,6 +206,18 @@ func (d *Data) Standardise() (*Standard, error) {
 	return s, nil
 }
 
+// apply standardises weight tokens (T,h,w) in place.
+func (s *Standard) apply(tokens []float32) {
+	n := len(tokens) / len(s.Scale)
+	for i := range tokens {
+		if scale := s.Scale[i/n]; scale == 0 {
+			tokens[i] = 0
+		} else {
+			tokens[i] = (tokens[i] - s.Offset[i]) / scale
+		}
+	}
+}
+
 // pick is what one item of a batch is made of.
 type pick struct {
 	set, checkpoint int

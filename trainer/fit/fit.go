@@ -8,8 +8,6 @@ import (
 	"path/filepath"
 	"time"
 
-	"github.com/gomlx/gomlx/core/tensors"
-
 	"github.com/drag-and-drop-lora/dnd/trainer/backend"
 )
 
@@ -30,14 +28,23 @@ type Result struct {
 	Loss  float64 `json:"loss"` // exponential mean
 }
 
+// Resources are what a run computes with: they do not change its result but for rounding.
+type Resources struct {
+	Encoder *TextEncoder
+	Backend backend.Backend
+	// Devices is how many of the backend's devices share a step's pairs; 0 is one.
+	Devices int
+}
+
 // Run fits a decoder on data and writes checkpoints, loss.csv and loss.png to dir. A dir
 // that holds a checkpoint of the same configuration is resumed; one of another
 // configuration is refused. On a done ctx it saves where it is and returns ctx's error.
-func Run(ctx context.Context, c Config, d *Data, e *TextEncoder, b backend.Backend, dir string, report func(Progress)) (*Result, error) {
+func Run(ctx context.Context, c Config, d *Data, r Resources, dir string, report func(Progress)) (*Result, error) {
 	if report == nil {
 		report = func(Progress) {}
 	}
-	if err := errors.Join(c.Validate(), c.fits(d, e)); err != nil {
+	r.Devices = max(r.Devices, 1)
+	if err := errors.Join(c.Validate(), c.fits(d, &r)); err != nil {
 		return nil, err
 	}
 	run, err := open(dir, &c, d)
@@ -52,33 +59,33 @@ func Run(ctx context.Context, c Config, d *Data, e *TextEncoder, b backend.Backe
 	if err != nil {
 		return nil, err
 	}
-	encoded, coverage, err := conditions(ctx, &c, d, e, b, func(done, total int) { report(Progress{Stage: "encode prompts", Done: done, Total: total}) })
+	encoded, coverage, err := conditions(ctx, &c, d, r.Encoder, r.Backend, func(done, total int) { report(Progress{Stage: "encode prompts", Done: done, Total: total}) })
 	if err != nil {
 		return nil, err
 	}
 	if err := writeJSON(filepath.Join(dir, coverageName), coverage); err != nil {
 		return nil, err
 	}
-	s, err := newStepper(&c, b)
+	s, err := newStepper(&c, r.Backend, r.Devices, weight)
 	if err != nil {
 		return nil, err
 	}
-	defer s.exec.Finalize()
+	defer s.close()
+	states, err := run.state.copies(&c, r.Devices)
+	if err != nil {
+		return nil, err
+	}
 
 	feeding, stop := context.WithCancel(ctx)
 	defer stop()
-	batches := feed(feeding, &c, d, run.standard, encoded, weight, run.step)
+	batches := newFeeder(&c, d, run.standard, encoded, r.Devices).start(feeding, run.step)
 	started, from := time.Now(), run.step
 	for run.step < c.Steps {
-		in := <-batches
-		if err := errors.Join(in.err, ctx.Err()); err != nil {
+		loss, norm, err := s.step(run.step, batches, states)
+		if err != nil {
 			if ctx.Err() != nil {
 				return nil, errors.Join(ctx.Err(), run.save(&c))
 			}
-			return nil, err
-		}
-		loss, norm, err := s.run(&c, run.step, in.batch, &run.state)
-		if err != nil {
 			return nil, err
 		}
 		if math.IsNaN(loss) || math.IsInf(loss, 0) {
@@ -93,113 +100,28 @@ func Run(ctx context.Context, c Config, d *Data, e *TextEncoder, b backend.Backe
 		}
 		per := time.Since(started) / time.Duration(run.step-from)
 		report(Progress{Stage: "fit", Done: run.step, Total: c.Steps, Loss: loss, Smooth: run.curve.smooth(), PerStep: per, TimeLeft: per * time.Duration(c.Steps-run.step)})
+		if ctx.Err() != nil {
+			return nil, errors.Join(ctx.Err(), run.save(&c))
+		}
 	}
 	return &Result{Steps: run.step, Loss: run.curve.smooth()}, nil
 }
 
 // fits checks the configuration against the data.
-func (c *Config) fits(d *Data, e *TextEncoder) error {
+func (c *Config) fits(d *Data, r *Resources) error {
 	var all []error
 	t, h, w := d.layout.Shape()
 	if out := c.Decoder.Output(); out != [3]int{t, h, w} {
 		all = append(all, fmt.Errorf("the decoder makes weight tokens (%d,%d,%d), the checkpoints have (%d,%d,%d)", out[0], out[1], out[2], t, h, w))
 	}
-	if in := c.Decoder.Condition(); in[2] != e.Config.HiddenSize {
-		all = append(all, fmt.Errorf("the decoder takes conditions of width %d, the text encoder makes %d", in[2], e.Config.HiddenSize))
+	if in := c.Decoder.Condition(); in[2] != r.Encoder.Config.HiddenSize {
+		all = append(all, fmt.Errorf("the decoder takes conditions of width %d, the text encoder makes %d", in[2], r.Encoder.Config.HiddenSize))
+	}
+	if have := r.Backend.NumDevices(); r.Devices > have {
+		all = append(all, fmt.Errorf("%d devices, but backend %s has %d", r.Devices, r.Backend.Name, have))
+	}
+	if part := c.Batch / c.Accumulate; part%r.Devices != 0 {
+		all = append(all, fmt.Errorf("%d pairs computed together do not divide over %d devices", part, r.Devices))
 	}
 	return errors.Join(all...)
-}
-
-// fed is a batch that was made ahead of its step.
-type fed struct {
-	batch
-	err error
-}
-
-// feed makes batches on the host while the device computes, from step on.
-func feed(ctx context.Context, c *Config, d *Data, st *Standard, encoded [][][]float32, weight []float32, step int) <-chan fed {
-	out := make(chan fed, 1)
-	pools := make([]int, len(encoded))
-	for i := range encoded {
-		pools[i] = len(encoded[i])
-	}
-	cache := newCache(d)
-	go func() {
-		defer close(out)
-		for ; step < c.Steps; step++ {
-			b, err := makeBatch(c, d, st, encoded, weight, cache, d.picks(c, step, pools))
-			select {
-			case out <- fed{b, err}:
-			case <-ctx.Done():
-				return
-			}
-			if err != nil {
-				return
-			}
-		}
-	}()
-	return out
-}
-
-func makeBatch(c *Config, d *Data, st *Standard, encoded [][][]float32, weight []float32, cache *cache, items []pick) (batch, error) {
-	t, h, w := d.layout.Shape()
-	in := c.Decoder.Condition()
-	row, tokens := in[1]*in[2], t*h*w
-	condition := make([]float32, 0, len(items)*c.Texts*row)
-	target := make([]float32, 0, len(items)*tokens)
-	for _, item := range items {
-		for _, p := range item.prompts {
-			condition = append(condition, encoded[item.set][p]...)
-		}
-		x, err := cache.tokens(item.set, item.checkpoint)
-		if err != nil {
-			return batch{}, err
-		}
-		at := len(target)
-		target = append(target, x...)
-		if st == nil {
-			continue
-		}
-		for i := range t {
-			part := target[at+i*h*w : at+(i+1)*h*w]
-			for j := range part {
-				if st.Scale[i] == 0 {
-					part[j] = 0
-				} else {
-					part[j] = (part[j] - st.Offset[i*h*w+j]) / st.Scale[i]
-				}
-			}
-		}
-	}
-	return batch{
-		condition: tensors.FromFlatDataAndDimensions(condition, len(items), in[0], in[1], in[2]),
-		target:    tensors.FromFlatDataAndDimensions(target, len(items), t, h, w),
-		weight:    tensors.FromFlatDataAndDimensions(weight, 1, t, 1, 1),
-	}, nil
-}
-
-// cacheBytes bounds the weight tokens that are kept in memory; others are read anew.
-const cacheBytes = 4 << 30
-
-type cache struct {
-	d    *Data
-	kept map[[2]int][]float32
-	room int
-}
-
-func newCache(d *Data) *cache {
-	t, h, w := d.layout.Shape()
-	return &cache{d: d, kept: map[[2]int][]float32{}, room: cacheBytes / (4 * t * h * w)}
-}
-
-func (c *cache) tokens(set, checkpoint int) ([]float32, error) {
-	key := [2]int{set, checkpoint}
-	if x, ok := c.kept[key]; ok {
-		return x, nil
-	}
-	x, err := c.d.tokens(set, checkpoint)
-	if err == nil && len(c.kept) < c.room {
-		c.kept[key] = x
-	}
-	return x, err
 }

@@ -149,17 +149,37 @@ func checkpoint(t *testing.T, dir string) []byte {
 	return must[[]byte](t)(os.ReadFile(filepath.Join(dir, "checkpoint.safetensors")))
 }
 
-// A run that was stopped and resumed has every bit of one that was not.
+// A run that was stopped, or killed between two checkpoints, and resumed has every bit of
+// one that was not.
 func TestResumeIsExact(t *testing.T) {
-	for _, affine := range []bool{false, true} {
-		t.Run(fmt.Sprintf("affine=%v", affine), func(t *testing.T) {
+	for _, way := range []struct {
+		name       string
+		affine     bool
+		backend    func(*testing.T) backend.Backend
+		devices    int
+		accumulate int
+		dtype      string
+		average    float64
+	}{
+		{"reference", false, cpu, 1, 1, fit.F32, 0},
+		{"affine", true, cpu, 1, 1, fit.F32, 0},
+		{"affine in parts, averaged", true, cpu, 1, 2, fit.F32, 0.9},
+		{"affine on two devices in bfloat16", true, pjrt, 2, 1, fit.BF16, 0.9},
+	} {
+		t.Run(way.name, func(t *testing.T) {
 			data := must[*fit.Data](t)(fit.OpenData(collected(t), nil, "", tiling))
-			e, b, c := tinyEncoder(t), cpu(t), config(affine)
-			whole, parts := t.TempDir(), t.TempDir()
+			res, c := fit.Resources{Encoder: tinyEncoder(t), Backend: way.backend(t), Devices: way.devices}, config(way.affine)
+			c.Batch, c.Accumulate, c.DType, c.Average = 4, way.accumulate, way.dtype, way.average
+			whole, parts, killed := t.TempDir(), t.TempDir(), t.TempDir()
 			var losses []float64
-			result, err := fit.Run(t.Context(), c, data, e, b, whole, func(p fit.Progress) {
+			result, err := fit.Run(t.Context(), c, data, res, whole, func(p fit.Progress) {
 				if p.Stage == "fit" {
 					losses = append(losses, p.Loss)
+				}
+				if p.Stage == "fit" && p.Done == 3 { // the last checkpoint is of step 2
+					if err := os.CopyFS(killed, os.DirFS(whole)); err != nil {
+						t.Error(err)
+					}
 				}
 			})
 			if err != nil || result.Steps != 6 || len(losses) != 6 {
@@ -169,7 +189,7 @@ func TestResumeIsExact(t *testing.T) {
 				t.Errorf("the loss did not fall: %v", losses)
 			}
 			ctx, cancel := context.WithCancel(t.Context())
-			_, err = fit.Run(ctx, c, data, e, b, parts, func(p fit.Progress) {
+			_, err = fit.Run(ctx, c, data, res, parts, func(p fit.Progress) {
 				if p.Stage == "fit" && p.Done == 3 {
 					cancel()
 				}
@@ -177,11 +197,13 @@ func TestResumeIsExact(t *testing.T) {
 			if !errors.Is(err, context.Canceled) {
 				t.Fatalf("got %v, want context.Canceled", err)
 			}
-			if _, err := fit.Run(t.Context(), c, data, e, b, parts, nil); err != nil {
-				t.Fatal(err)
-			}
-			if !bytes.Equal(checkpoint(t, whole), checkpoint(t, parts)) {
-				t.Error("the resumed run's checkpoint differs from the whole one's")
+			for _, dir := range []string{parts, killed} {
+				if _, err := fit.Run(t.Context(), c, data, res, dir, nil); err != nil {
+					t.Fatal(err)
+				}
+				if !bytes.Equal(checkpoint(t, whole), checkpoint(t, dir)) {
+					t.Error("the resumed run's checkpoint differs from the whole one's")
+				}
 			}
 			picture := must[*os.File](t)(os.Open(filepath.Join(whole, "loss.png")))
 			defer picture.Close()
@@ -201,14 +223,14 @@ func TestResumeIsExact(t *testing.T) {
 
 func TestAnotherConfigurationIsRefused(t *testing.T) {
 	data := must[*fit.Data](t)(fit.OpenData(collected(t), nil, "", tiling))
-	e, b, c, dir := tinyEncoder(t), cpu(t), config(true), t.TempDir()
+	res, c, dir := fit.Resources{Encoder: tinyEncoder(t), Backend: cpu(t)}, config(true), t.TempDir()
 	c.Steps = 2
-	if _, err := fit.Run(t.Context(), c, data, e, b, dir, nil); err != nil {
+	if _, err := fit.Run(t.Context(), c, data, res, dir, nil); err != nil {
 		t.Fatal(err)
 	}
 	before := checkpoint(t, dir)
 	c.Batch = 1
-	if _, err := fit.Run(t.Context(), c, data, e, b, dir, nil); err == nil || !strings.Contains(err.Error(), "batch is 1, there it is 2") {
+	if _, err := fit.Run(t.Context(), c, data, res, dir, nil); err == nil || !strings.Contains(err.Error(), "batch is 1, there it is 2") {
 		t.Fatalf("got %v", err)
 	}
 	if !bytes.Equal(before, checkpoint(t, dir)) {

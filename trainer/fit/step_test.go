@@ -28,15 +28,13 @@ func BenchmarkStep(b *testing.B) {
 			c := Defaults()
 			c.Decoder = decoder.Config{Class: decoder.FullCond, KernelSize: 3, Affine: true, Features: s.features}
 			c.Batch = s.batch
-			step, err := newStepper(&c, be)
+			in, out := c.Decoder.Condition(), c.Decoder.Output()
+			step, err := newStepper(&c, be, 1, make([]float32, out[0]))
 			if err != nil {
 				b.Fatal(err)
 			}
-			defer step.exec.Finalize()
-			r := folder{dir: b.TempDir()}
-			if err := r.load(&c); err != nil {
-				b.Fatal(err)
-			}
+			defer step.close()
+			states := []*state{initialState(&c)}
 			run := func(i int) {
 				filled := func(shape ...int) *tensors.Tensor {
 					n := 1
@@ -49,13 +47,12 @@ func BenchmarkStep(b *testing.B) {
 					}
 					return tensors.FromFlatDataAndDimensions(v, shape...)
 				}
-				in, out := c.Decoder.Condition(), c.Decoder.Output()
-				batch := batch{
-					condition: filled(c.Batch, in[0], in[1], in[2]),
-					target:    filled(c.Batch, out[0], out[1], out[2]),
-					weight:    filled(1, out[0], 1, 1),
+				shards := []shard{{filled(c.Batch, in[0], in[1], in[2]), filled(c.Batch, out[0], out[1], out[2])}}
+				_, grads, err := step.part(i, 0, shards, float64(c.Batch*out[0]*out[1]*out[2]), states, nil)
+				if err != nil {
+					b.Fatal(err)
 				}
-				if _, _, err := step.run(&c, i, batch, &r.state); err != nil {
+				if _, err := step.finish(i, grads, states); err != nil {
 					b.Fatal(err)
 				}
 			}
