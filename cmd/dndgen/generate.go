@@ -15,6 +15,7 @@ import (
 
 	"github.com/drag-and-drop-lora/dnd/cmd/internal/backends"
 	"github.com/drag-and-drop-lora/dnd/cmd/internal/cli"
+	"github.com/drag-and-drop-lora/dnd/cmd/internal/generators"
 	"github.com/drag-and-drop-lora/dnd/graph"
 	"github.com/drag-and-drop-lora/dnd/graph/atomicfile"
 	"github.com/drag-and-drop-lora/dnd/graph/generator"
@@ -49,7 +50,15 @@ func find(names ...string) (path string, ok bool) {
 	return "", false
 }
 
-// openGenerator opens a package, the default one if dir is "".
+// openPackage opens what --generator names, the default package if that is nothing.
+func openPackage(ctx context.Context, e *cli.Env, name string) (*generator.Package, error) {
+	if name != "" {
+		return generators.Open(ctx, e, name)
+	}
+	return openGenerator("")
+}
+
+// openGenerator opens a package in a folder, the default one if dir is "".
 func openGenerator(dir string) (*generator.Package, error) {
 	if dir != "" {
 		return generator.Open(dir)
@@ -95,7 +104,7 @@ type made struct {
 }
 
 func generate(flags *pflag.FlagSet) cli.Run {
-	dir := flags.String("generator", "", "generator package (default: the one that comes with dnd)")
+	name := flags.String("generator", "", generators.Usage+" (default: the one that comes with dnd)")
 	prompts := flags.String("prompts", "", "file of prompts: .txt, .json, .jsonl or .csv; - for standard input")
 	field := flags.String("field", "", "key of a record's prompt (default: prompt)")
 	out := flags.String("out", "", "folder for the adapter")
@@ -125,15 +134,15 @@ func generate(flags *pflag.FlagSet) cli.Run {
 		if err := checkOut(*out, *draws); err != nil {
 			return err
 		}
-		raw, name, err := text.ReadPromptFile(*prompts, stdin)
+		raw, file, err := text.ReadPromptFile(*prompts, stdin)
 		if err != nil {
 			return err
 		}
 		list, err := text.ParsePrompts(raw, strings.ToLower(filepath.Ext(*prompts)), *field)
 		if err != nil {
-			return fmt.Errorf("%s: %w", name, err)
+			return fmt.Errorf("%s: %w", file, err)
 		}
-		p, err := openGenerator(*dir)
+		p, err := openPackage(ctx, e, *name)
 		if err != nil {
 			return err
 		}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/drag-and-drop-lora/dnd/cmd/internal/backends"
 	"github.com/drag-and-drop-lora/dnd/cmd/internal/cli"
+	"github.com/drag-and-drop-lora/dnd/cmd/internal/generators"
 	"github.com/drag-and-drop-lora/dnd/graph"
 	"github.com/drag-and-drop-lora/dnd/graph/generator"
 	"github.com/drag-and-drop-lora/dnd/graph/safetensors"
@@ -181,7 +182,7 @@ func encode(flags *pflag.FlagSet) cli.Run {
 }
 
 func decode(flags *pflag.FlagSet) cli.Run {
-	dir := flags.String("generator", "", "generator package (default: the one that comes with dnd)")
+	name := flags.String("generator", "", generators.Usage+" (default: the one that comes with dnd)")
 	condition := flags.String("condition", "", "file with a tensor \"condition\", (B,N,L,width) or (N,L,width)")
 	out := flags.String("out", "", "file for the tensor \"output\", (B,T,h,w)")
 	b := addBackendFlags(flags)
@@ -192,7 +193,7 @@ func decode(flags *pflag.FlagSet) cli.Run {
 		if err := b.check(); err != nil {
 			return err
 		}
-		p, err := openGenerator(*dir)
+		p, err := openPackage(ctx, e, *name)
 		if err != nil {
 			return err
 		}

@@ -9,7 +9,7 @@ import (
 
 	"github.com/drag-and-drop-lora/dnd/cmd/internal/backends"
 	"github.com/drag-and-drop-lora/dnd/cmd/internal/cli"
-	"github.com/drag-and-drop-lora/dnd/graph/generator"
+	"github.com/drag-and-drop-lora/dnd/cmd/internal/generators"
 	"github.com/drag-and-drop-lora/dnd/trainer/backend"
 	"github.com/drag-and-drop-lora/dnd/trainer/collect"
 	"github.com/drag-and-drop-lora/dnd/trainer/eval"
@@ -17,7 +17,7 @@ import (
 
 func evaluate(flags *pflag.FlagSet) cli.Run {
 	base := flags.String("base", "", "base model: a GGUF file or a Hugging Face folder, of Llama or Qwen2 architecture")
-	dir := flags.String("generator", "", "generator package")
+	dir := flags.String("generator", "", generators.Usage)
 	files := flags.StringSlice("records", nil, "tasks: .json files of records with prompt and response, separated by commas")
 	count := flags.Int("count", 0, "records of each task to score, the first ones of the file (0: all)")
 	seed := flags.Int64("seed", 0, "which prompts of a task are drawn")
@@ -39,7 +39,7 @@ func evaluate(flags *pflag.FlagSet) cli.Run {
 				return err
 			}
 		}
-		p, err := generator.Open(*dir)
+		p, err := generators.Open(ctx, e, *dir)
 		if err != nil {
 			return err
 		}
