@@ -44,6 +44,14 @@ guest:
 wasm: guest ## the guest for wazero and browsers, build/wasm/dnd.wasm, and its size
 	@$(GO) run ./internal/wiresize build/wasm/dnd.wasm
 
+.PHONY: man
+man: build ## man pages, into build/man, and completion of bash, zsh and fish, into build/completion
+	@rm -rf build/man build/completion && mkdir -p build/completion
+	@for program in dndgen dndtrain; do \
+		build/bin/$$program man --quiet build/man >/dev/null; \
+		for shell in bash zsh fish; do build/bin/$$program completion $$shell >build/completion/$$program.$$shell; done; \
+	done
+
 # A task that the shipped generator was not fitted on.
 DEMO_PROMPTS := models/data/test/topic-tag.json
 DEMO_BASE    := build/deps/smollm2/SmolLM2-135M-Instruct.Q4_1.gguf

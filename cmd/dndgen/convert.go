@@ -84,11 +84,13 @@ func convert(flags *pflag.FlagSet) cli.Run {
 	flags.StringArrayVar(&c.adapters, "adapter", nil, "adapter to read: a PEFT or MLX folder, a .gguf or .safetensors file; several are added up")
 	flags.Float64SliceVar(&c.weights, "weight", nil, "weight of each --adapter, in their order (default: 1 each)")
 	flags.StringVar(&c.format, "format", lora.PEFT, "peft, gguf, mlx, merged (Hugging Face folder) or merged-gguf")
+	cli.Values(flags, "format", lora.PEFT, lora.GGUF, lora.MLX, merged, mergedGGUF)
 	flags.StringVar(&c.out, "out", "", "folder to write")
 	flags.StringVar(&c.base, "base", "", "base model, a folder, config.json or .gguf: to check against, to name heads for gguf, to merge into")
 	flags.Float64Var(&c.scale, "scale", 1, "strength of the result")
 	flags.IntVar(&c.rank, "rank", 0, "rank of the result, by singular values (default: none is left out)")
 	flags.StringVar(&c.combine, "combine", "", "concat keeps every adapter's rank, exactly; sum cuts to --rank, or to the largest rank of all (default: concat, sum with --rank)")
+	cli.Values(flags, "combine", concat, sum)
 	flags.StringVar(&c.kind, "type", "", "values written as: f32, f16 or bf16; for merged-gguf also "+strings.Join(merge.Types(), ", ")+" (default: f32; merging keeps floats, and makes quantised tensors f16)")
 	return func(ctx context.Context, e *cli.Env, _ []string) error {
 		if err := c.check(flags); err != nil {
@@ -118,9 +120,6 @@ func (c *conversion) check(flags *pflag.FlagSet) error {
 	if err := cli.Required(flags, "out"); err != nil {
 		return err
 	}
-	if err := cli.OneOf("format", c.format, lora.PEFT, lora.GGUF, lora.MLX, merged, mergedGGUF); err != nil {
-		return err
-	}
 	if len(c.weights) > 0 && len(c.weights) != len(c.adapters) {
 		return cli.Usagef("--weight: %d weights for %d adapters, expected one for each", len(c.weights), len(c.adapters))
 	}
@@ -137,9 +136,6 @@ func (c *conversion) check(flags *pflag.FlagSet) error {
 		if c.rank > 0 {
 			return cli.Usagef("--rank %d: concat keeps all ranks: leave it out, or take --combine sum", c.rank)
 		}
-	case sum:
-	default:
-		return cli.OneOf("combine", c.combine, concat, sum)
 	}
 	var allowed []string
 	switch c.format {

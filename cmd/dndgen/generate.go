@@ -109,17 +109,16 @@ func generate(flags *pflag.FlagSet) cli.Run {
 	field := flags.String("field", "", "key of a record's prompt (default: prompt)")
 	out := flags.String("out", "", "folder for the adapter")
 	format := flags.String("format", lora.PEFT, "peft, gguf or mlx")
+	cli.Values(flags, "format", lora.PEFT, lora.GGUF, lora.MLX)
 	draws := flags.Int("draws", 1, "adapters to make, each from other prompts of the file, as draw-0, draw-1, ...")
 	seed := flags.Int64("seed", 0, "seed of the choice of prompts")
 	base := flags.String("base", "", "the model that the adapter is for, a folder, config.json or .gguf: refused if the generator was not made for it")
 	b := addBackendFlags(flags)
 	where := flags.String("host", native, "where prompts, Program and adapter are worked on: native, or wazero, the sandboxed guest (--backend webgpu)")
+	cli.Values(flags, "host", native, wazero)
 	wasm := flags.String("guest", "", "the guest for --host wazero (default: the dnd.wasm that comes with dnd)")
 	return func(ctx context.Context, e *cli.Env, _ []string) error {
 		if err := cli.Required(flags, "prompts", "out"); err != nil {
-			return err
-		}
-		if err := cli.OneOf("format", *format, lora.PEFT, lora.GGUF, lora.MLX); err != nil {
 			return err
 		}
 		if err := checkHost(*where, *wasm, b); err != nil {

@@ -49,15 +49,13 @@ func madeUp(flags *pflag.FlagSet) cli.Run {
 	flags.StringVar(&out, "out", "", "folder for the generator package")
 	flags.Uint64Var(&o.Seed, "seed", 0, "seed of the weights")
 	flags.StringVar(&weights, "weights", "f32", "type to store weights as: f32, f16, bf16 or q8")
+	cli.Values(flags, "weights", "f32", "f16", "bf16", "q8")
 	flags.BoolVar(&o.Replace, "replace", false, "replace a package that stands there already")
 	return func(ctx context.Context, e *cli.Env, _ []string) error {
 		if err := cli.Required(flags, "shape", "out"); err != nil {
 			return err
 		}
 		if err := cli.OneOf("shape", strings.ToLower(o.Shape), generator.Shapes()...); err != nil {
-			return err
-		}
-		if err := cli.OneOf("weights", weights, "f32", "f16", "bf16", "q8"); err != nil {
 			return err
 		}
 		o.DType = safetensors.DType(strings.ToUpper(weights))

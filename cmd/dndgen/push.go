@@ -38,6 +38,7 @@ func push(flags *pflag.FlagSet) cli.Run {
 	adapter := flags.String("adapter", "", "adapter: a PEFT folder for vllm, a .gguf file or its folder for llama-server")
 	to := flags.String("to", "", "the server, as http://localhost:8000; its key, if it wants one, in the variable DND_API_KEY")
 	kind := flags.String("kind", "", "vllm or llama-server")
+	cli.Values(flags, "kind", vllm, llamaServer)
 	name := flags.String("name", "", "vllm: the name that requests give as their model (default: the folder's)")
 	replace := flags.Bool("replace", false, "vllm: unload an adapter of the same name first")
 	scale := flags.Float64("scale", 1, "llama-server: strength; 0 is off")
@@ -45,9 +46,6 @@ func push(flags *pflag.FlagSet) cli.Run {
 	timeout := flags.Duration("timeout", time.Minute, "how long to wait for each answer")
 	return func(ctx context.Context, e *cli.Env, _ []string) error {
 		if err := cli.Required(flags, "adapter", "to", "kind"); err != nil {
-			return err
-		}
-		if err := cli.OneOf("kind", *kind, vllm, llamaServer); err != nil {
 			return err
 		}
 		for flag, of := range map[string]string{"name": vllm, "replace": vllm, "scale": llamaServer} {

@@ -23,19 +23,15 @@ type backendFlags struct{ backends.Options }
 func addBackendFlags(flags *pflag.FlagSet) *backendFlags {
 	b := &backendFlags{}
 	flags.StringVar(&b.Backend, "backend", backends.Auto, "auto, webgpu, pjrt or cpu")
+	cli.Values(flags, "backend", backends.Names()...)
 	flags.IntVar(&b.Device, "device", -1, "number of the WebGPU device, see dndgen devices (default: the best)")
 	flags.StringVar(&b.Weights, "weights", "f32", "type of the weights on a WebGPU device: f32, f16 or q8 (other backends compute in f32)")
+	cli.Values(flags, "weights", "f32", "f16", "q8")
 	flags.Int64Var(&b.Memory, "memory", 0, "most bytes of device memory to use at a time (default: what the device has)")
 	return b
 }
 
 func (b *backendFlags) check() error {
-	if err := cli.OneOf("backend", b.Backend, backends.Names()...); err != nil {
-		return err
-	}
-	if err := cli.OneOf("weights", b.Weights, "f32", "f16", "q8"); err != nil {
-		return err
-	}
 	if b.Memory < 0 {
 		return cli.Usagef("--memory %d: expected a number of bytes", b.Memory)
 	}

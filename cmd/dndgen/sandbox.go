@@ -25,9 +25,6 @@ const (
 var guestNames = []string{"build/wasm/dnd.wasm", "wasm/dnd.wasm"}
 
 func checkHost(where, wasm string, b *backendFlags) error {
-	if err := cli.OneOf("host", where, native, wazero); err != nil {
-		return err
-	}
 	switch {
 	case where == native && wasm != "":
 		return cli.Usagef("--guest %s: the guest is for --host %s", wasm, wazero)

@@ -28,15 +28,13 @@ func answer(flags *pflag.FlagSet) cli.Run {
 	count := flags.Int("count", 2, "prompts to answer, the first ones of the file")
 	tokens := flags.Int("max-tokens", 24, "longest answer, in tokens")
 	name := flags.String("backend", backend.Auto, "auto, pjrt or cpu")
+	cli.Values(flags, "backend", backend.Auto, backend.PJRT, backend.CPU)
 	return func(ctx context.Context, e *cli.Env, _ []string) error {
 		if err := cli.Required(flags, "base", "prompts"); err != nil {
 			return err
 		}
 		if *count < 1 || *tokens < 1 {
 			return cli.Usagef("--count %d and --max-tokens %d: expected positive numbers", *count, *tokens)
-		}
-		if err := cli.OneOf("backend", *name, backend.Auto, backend.PJRT, backend.CPU); err != nil {
-			return err
 		}
 		list, err := text.ReadPrompts(*prompts, nil, *field)
 		if err != nil {

@@ -27,6 +27,7 @@ func collectCheckpoints(flags *pflag.FlagSet) cli.Run {
 	grid := flags.String("grid", "", "JSON file whose list \"train\" names the data sets to take")
 	out := flags.String("out", "", "folder for the checkpoints, a folder a data set; those that are there already are kept")
 	name := flags.String("backend", backend.Auto, "auto, pjrt or cpu")
+	cli.Values(flags, "backend", backend.Auto, backend.PJRT, backend.CPU)
 	flags.IntVar(&c.Rank, "rank", c.Rank, "rank of the LoRA")
 	flags.Float64Var(&c.Alpha, "alpha", c.Alpha, "alpha of the LoRA")
 	flags.BoolVar(&c.TrainA, "train-a", c.TrainA, "train lora_A too; otherwise it is random and the same for all data sets")
@@ -44,9 +45,6 @@ func collectCheckpoints(flags *pflag.FlagSet) cli.Run {
 		}
 		if len(*data) == 0 {
 			return cli.Usagef("--data is missing: %s", flags.Lookup("data").Usage)
-		}
-		if err := cli.OneOf("backend", *name, backend.Auto, backend.PJRT, backend.CPU); err != nil {
-			return err
 		}
 		if err := c.Validate(); err != nil {
 			return cli.Usagef("%w", err)

@@ -22,15 +22,13 @@ func evaluate(flags *pflag.FlagSet) cli.Run {
 	count := flags.Int("count", 0, "records of each task to score, the first ones of the file (0: all)")
 	seed := flags.Int64("seed", 0, "which prompts of a task are drawn")
 	name := flags.String("backend", backend.Auto, "auto, pjrt or cpu")
+	cli.Values(flags, "backend", backend.Auto, backend.PJRT, backend.CPU)
 	return func(ctx context.Context, e *cli.Env, _ []string) error {
 		if err := cli.Required(flags, "base", "generator", "records"); err != nil {
 			return err
 		}
 		if *count < 0 {
 			return cli.Usagef("--count is %d, expected 0 or more", *count)
-		}
-		if err := cli.OneOf("backend", *name, backend.Auto, backend.PJRT, backend.CPU); err != nil {
-			return err
 		}
 		sets := make([]*collect.DataSet, len(*files))
 		for i, path := range *files {

@@ -29,12 +29,10 @@ func exportGenerator(flags *pflag.FlagSet) cli.Run {
 	flags.StringVar(&o.License, "license", "", "SPDX id, for the record")
 	flags.StringVar(&o.Commit, "commit", "", "commit of the code that fitted it, for the record")
 	weights := flags.String("weights", "f32", "type to store weights as: f32, f16 or q8 (matrices in blocks of 32 bytes with a scale, the rest f16)")
+	cli.Values(flags, "weights", "f32", "f16", "q8")
 	flags.BoolVar(&o.Replace, "replace", false, "replace a package that stands there already")
 	return func(ctx context.Context, e *cli.Env, _ []string) error {
 		if err := cli.Required(flags, "run", "encoder", "name", "out"); err != nil {
-			return err
-		}
-		if err := cli.OneOf("weights", *weights, "f32", "f16", "q8"); err != nil {
 			return err
 		}
 		if (o.Architecture == "") != (o.Heads == 0 && o.KVHeads == 0) {

@@ -14,23 +14,17 @@ import (
 
 func runScience(flags *pflag.FlagSet) cli.Run {
 	out := flags.String("out", filepath.Join("build", "science"), "folder for result.json, result.md, result.png and what a stopped run goes on with")
-	tier := flags.String("tier", "s", "size of the experiment: s, a tiny base and tasks that compose")
+	flags.String("tier", "s", "size of the experiment: s, a tiny base and tasks that compose")
+	cli.Values(flags, "tier", "s")
 	splits := flags.Int("splits", 2, "divisions of the tasks into training and test")
 	loss := flags.String("loss", science.Defaults().Loss, "the generator's loss: weights, task (the base's, through the generated adapter) or both")
+	cli.Values(flags, "loss", science.Losses...)
 	strict := flags.Bool("strict", true, "also with a base that never saw the combinations that are held out (with --reduced: only if given)")
 	reduced := flags.Bool("reduced", false, "a smaller experiment of about a minute")
 	encoderDir := flags.String("encoder", filepath.Join("build", "deps", "minilm"), "text encoder (Hugging Face folder)")
 	name := flags.String("backend", backend.Auto, "auto, pjrt or cpu")
+	cli.Values(flags, "backend", backend.Auto, backend.PJRT, backend.CPU)
 	return func(ctx context.Context, e *cli.Env, _ []string) error {
-		if err := cli.OneOf("tier", *tier, "s"); err != nil {
-			return err
-		}
-		if err := cli.OneOf("loss", *loss, science.Losses...); err != nil {
-			return err
-		}
-		if err := cli.OneOf("backend", *name, backend.Auto, backend.PJRT, backend.CPU); err != nil {
-			return err
-		}
 		if *splits < 1 || *splits > 16 {
 			return cli.Usagef("--splits is %d, expected 1 to 16", *splits)
 		}

@@ -122,54 +122,58 @@ func Main(program, about string, commands []Command) {
 
 // Call is Main without a process: it runs the command that args name and returns the exit
 // code.
-func Call(ctx context.Context, program, about string, commands []Command, args []string, stdout, stderr io.Writer) int {
+func Call(ctx context.Context, name, about string, commands []Command, args []string, stdout, stderr io.Writer) int {
+	p := newProgram(name, about, commands)
+	if len(args) == 2 && args[0] == "help" {
+		args = []string{args[1], "--help"}
+	}
 	if len(args) == 0 || args[0] == "help" || args[0] == "-h" || args[0] == "--help" {
 		w, code := stderr, Usage
 		if len(args) > 0 {
 			w, code = stdout, Done
 		}
-		fmt.Fprintf(w, "%s\n\nUsage: %s COMMAND [flags]\n\n", about, program)
-		for _, c := range commands {
+		fmt.Fprintf(w, "%s\n\nUsage: %s COMMAND [flags]\n\n", about, name)
+		for _, c := range p.commands {
 			fmt.Fprintf(w, "  %-10s %s\n", c.Name, c.Short)
 		}
-		fmt.Fprintf(w, "\n%s COMMAND --help lists a command's flags.\n", program)
+		fmt.Fprintf(w, "\n%s COMMAND --help lists a command's flags.\n", name)
 		return code
 	}
-	for _, c := range commands {
+	if args[0] == "--version" {
+		args = append([]string{"version"}, args[1:]...)
+	}
+	for _, c := range p.commands {
 		if c.Name == args[0] {
-			return c.call(ctx, program, args[1:], stdout, stderr)
+			return c.call(ctx, name, args[1:], stdout, stderr)
 		}
 	}
-	names := make([]string, len(commands))
-	for i, c := range commands {
-		names[i] = c.Name
+	names := p.names()
+	what := didYouMean("", args[0], names)
+	if what == "" {
+		what = ": expected " + strings.Join(names, ", ")
 	}
-	fmt.Fprintf(stderr, "%s: unknown command %q: expected %s\n", program, args[0], strings.Join(names, ", "))
+	fmt.Fprintf(stderr, "%s: unknown command %q%s\n", name, args[0], what)
 	return Usage
 }
 
 func (c Command) call(ctx context.Context, program string, args []string, stdout, stderr io.Writer) (code int) {
 	e := &Env{Stdout: stdout, Stderr: stderr}
-	flags := pflag.NewFlagSet(c.Name, pflag.ContinueOnError)
-	flags.SetOutput(io.Discard)
-	flags.SortFlags = false
-	run := c.Setup(flags)
-	flags.BoolVar(&e.JSON, "json", false, "print the result as one JSON object")
-	flags.BoolVar(&e.Quiet, "quiet", false, "no messages and no progress")
-
+	flags, run := c.flags(e)
 	err := flags.Parse(args)
 	switch {
 	case errors.Is(err, pflag.ErrHelp):
 		fmt.Fprintf(stdout, "%s\n\nUsage: %s %s [flags] %s\n\n%s", c.Short, program, c.Name, c.Args, flags.FlagUsages())
 		return Done
 	case err != nil:
-		err = usageError{err}
+		err = mistyped(err, flags)
 	case c.Args == "" && flags.NArg() > 0:
 		err = Usagef("unexpected argument %q", flags.Arg(0))
 	case c.Args != "" && flags.NArg() != len(strings.Fields(c.Args)):
 		err = Usagef("expected %s, not %d arguments", c.Args, flags.NArg())
 	default:
-		err = run(ctx, e, flags.Args())
+		if err = checkValues(flags); err == nil {
+			err = run(ctx, e, flags.Args())
+		}
 	}
 	if err == nil {
 		return Done

@@ -27,14 +27,12 @@ var commands = []cli.Command{
 	{Name: "greet", Short: "says hello", Setup: func(flags *pflag.FlagSet) cli.Run {
 		name := flags.String("name", "", "whom to greet")
 		tone := flags.String("tone", "warm", "warm or cold")
+		cli.Values(flags, "tone", "warm", "cold")
 		return func(_ context.Context, e *cli.Env, _ []string) error {
 			if err := cli.Required(flags, "name"); err != nil {
 				return err
 			}
-			if err := cli.OneOf("tone", *tone, "warm", "cold"); err != nil {
-				return err
-			}
-			e.Message("about to greet")
+			e.Message("about to greet, %s", *tone)
 			return e.Result(map[string]string{"hello": *name}, func(w io.Writer) { fmt.Fprintln(w, "hello", *name) })
 		}
 	}},
@@ -70,7 +68,7 @@ func TestCall(t *testing.T) {
 		code           int
 		stdout, stderr string
 	}{
-		{[]string{"greet", "--name", "Ada"}, cli.Done, "hello Ada\n", "about to greet\n"},
+		{[]string{"greet", "--name", "Ada"}, cli.Done, "hello Ada\n", "about to greet, warm\n"},
 		{[]string{"greet", "--name", "Ada", "--quiet"}, cli.Done, "hello Ada\n", ""},
 		{[]string{"greet", "--name", "Ada", "--quiet", "--json"}, cli.Done, "{\n  \"hello\": \"Ada\"\n}\n", ""},
 		{[]string{"greet"}, cli.Usage, "", "program greet: --name is missing: whom to greet\n"},
@@ -79,7 +77,12 @@ func TestCall(t *testing.T) {
 		{[]string{"greet", "--nope"}, cli.Usage, "", "program greet: unknown flag: --nope\n"},
 		{[]string{"fail"}, cli.Usage, "", "program fail: expected FILE, not 0 arguments\n"},
 		{[]string{"fail", "a.txt"}, cli.Failed, "", "program fail: a.txt: first line second line\n"},
-		{[]string{"nope"}, cli.Usage, "", "program: unknown command \"nope\": expected greet, fail, hang, wait\n"},
+		{[]string{"greet", "--tine", "cold"}, cli.Usage, "", "program greet: unknown flag: --tine: did you mean --tone?\n"},
+		{[]string{"greet", "--nmae=Ada"}, cli.Usage, "", "program greet: unknown flag: --nmae: did you mean --name?\n"},
+		{[]string{"nope"}, cli.Usage, "", "program: unknown command \"nope\": expected greet, fail, hang, wait, completion, man, version\n"},
+		{[]string{"geret"}, cli.Usage, "", "program: unknown command \"geret\": did you mean greet?\n"},
+		{[]string{"Fail"}, cli.Usage, "", "program: unknown command \"Fail\": did you mean fail?\n"},
+		{[]string{"completion", "csh"}, cli.Usage, "", "program completion: \"csh\": expected bash, zsh or fish\n"},
 	} {
 		var stdout, stderr bytes.Buffer
 		code := cli.Call(t.Context(), "program", "A program.", commands, c.args, &stdout, &stderr)
