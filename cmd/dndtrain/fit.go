@@ -44,14 +44,21 @@ func fitGenerator(flags *pflag.FlagSet) cli.Run {
 	flags.Int64Var(&c.Seed, "seed", c.Seed, "seed of weights, pairs and noise")
 	flags.Float64Var(&c.Average, "average", c.Average, "share of the past in the exponential mean of the weights, which export then takes (0: the last weights)")
 	flags.IntVar(&c.SaveEvery, "save-every", c.SaveEvery, "steps between checkpoints")
+	dry := addPlanFlags(flags)
 	return func(ctx context.Context, e *cli.Env, _ []string) error {
 		if err := setArchitecture(flags, &c, *shape, *layout); err != nil {
 			return err
 		}
-		if err := cli.Required(flags, "data", "encoder", "out"); err != nil {
+		if err := cli.OneOf("backend", *name, backend.Auto, backend.PJRT, backend.CPU); err != nil {
 			return err
 		}
-		if err := cli.OneOf("backend", *name, backend.Auto, backend.PJRT, backend.CPU); err != nil {
+		if err := dry.check(); err != nil {
+			return err
+		}
+		if dry.plan {
+			return dry.run(ctx, e, &c, *shape+*layout, *devices, *name)
+		}
+		if err := cli.Required(flags, "data", "encoder", "out"); err != nil {
 			return err
 		}
 		if err := c.Validate(); err != nil {
