@@ -149,7 +149,7 @@ func TestCollectFitExport(t *testing.T) {
 		t.Errorf("fit: %+v", f)
 	}
 	clitest.JSON(t, &f, fit...) // goes on, with nothing left to do
-	for _, name := range []string{"loss.csv", "loss.png"} {
+	for _, name := range []string{"metrics.jsonl", "loss.png"} {
 		if st, err := os.Stat(filepath.Join(run, name)); err != nil || st.Size() == 0 {
 			t.Errorf("%s: %v", name, err)
 		}

@@ -26,7 +26,7 @@ func fitGenerator(flags *pflag.FlagSet) cli.Run {
 	shape := flags.String("shape", "", "decoder and recipe of the reference: "+strings.Join(generator.Shapes(), ", ")+"; flags below change single numbers of it")
 	layout := flags.String("layout", "", "in place of --shape, JSON file: the decoder's class, features and kernel_size, and the tokenizer")
 	encoderDir := flags.String("encoder", "", "text encoder (Hugging Face folder)")
-	out := flags.String("out", "", "folder for the run: checkpoints, loss.csv and loss.png; a run that was stopped goes on")
+	out := flags.String("out", "", "folder for the run: checkpoints, metrics.jsonl, TensorBoard events and loss.png; a run that was stopped goes on")
 	name := flags.String("backend", backend.Auto, "auto, pjrt or cpu")
 	flags.StringVar(&c.Pads, "pads", c.Pads, "condition at pad positions: "+generator.PadsEncoded+" or "+generator.PadsZero)
 	flags.IntVar(&c.Steps, "steps", c.Steps, "optimizer steps")

@@ -1,7 +1,6 @@
 package fit
 
 import (
-	"fmt"
 	"image/color"
 	"io"
 	"path/filepath"
@@ -51,22 +50,9 @@ func (c *curve) smooth() float64 {
 	return s[len(s)-1]
 }
 
-// write writes loss.csv and loss.png.
+// write writes loss.png.
 func (c *curve) write(dir string) error {
 	smooth := c.smoothed()
-	if err := atomicfile.Write(filepath.Join(dir, "loss.csv"), func(w io.Writer) error {
-		if _, err := fmt.Fprintln(w, "step,loss,smoothed,gradient_norm,learning_rate"); err != nil {
-			return err
-		}
-		for i, p := range c.Points {
-			if _, err := fmt.Fprintf(w, "%d,%.6g,%.6g,%.6g,%.6g\n", i+1, p.Loss, smooth[i], p.Norm, p.Rate); err != nil {
-				return err
-			}
-		}
-		return nil
-	}); err != nil {
-		return err
-	}
 	p := plot.New()
 	p.Title.Text = "Weight-token loss"
 	p.X.Label.Text, p.Y.Label.Text = "step", "loss"

@@ -36,8 +36,8 @@ type Resources struct {
 	Devices int
 }
 
-// Run fits a decoder on data and writes checkpoints, loss.csv and loss.png to dir. A dir
-// that holds a checkpoint of the same configuration is resumed; one of another
+// Run fits a decoder on data and writes checkpoints, metrics.jsonl, TensorBoard events and loss.png
+// to dir. A dir that holds a checkpoint of the same configuration is resumed; one of another
 // configuration is refused. On a done ctx it saves where it is and returns ctx's error.
 func Run(ctx context.Context, c Config, d *Data, r Resources, dir string, report func(Progress)) (*Result, error) {
 	if report == nil {
@@ -79,8 +79,14 @@ func Run(ctx context.Context, c Config, d *Data, r Resources, dir string, report
 	feeding, stop := context.WithCancel(ctx)
 	defer stop()
 	batches := newFeeder(&c, d, run.standard, encoded, r.Devices).start(feeding, run.step)
+	log, err := openMetrics(dir, run.step)
+	if err != nil {
+		return nil, err
+	}
+	defer log.close()
 	started, from := time.Now(), run.step
 	for run.step < c.Steps {
+		begin := time.Now()
 		loss, norm, err := s.step(run.step, batches, states)
 		if err != nil {
 			if ctx.Err() != nil {
@@ -92,7 +98,11 @@ func Run(ctx context.Context, c Config, d *Data, r Resources, dir string, report
 			return nil, fmt.Errorf("fit: the loss is %v at step %d: lower the learning rate; the last checkpoint is whole", loss, run.step+1)
 		}
 		run.step++
-		run.curve.add(run.step, loss, norm, c.Rate(run.step-1))
+		rate := c.Rate(run.step - 1)
+		run.curve.add(run.step, loss, norm, rate)
+		if err := log.add(Metrics{run.step, loss, run.curve.smooth(), norm, rate, time.Since(begin).Seconds()}); err != nil {
+			return nil, err
+		}
 		if run.step%c.SaveEvery == 0 || run.step == c.Steps {
 			if err := run.save(&c); err != nil {
 				return nil, err

@@ -210,14 +210,33 @@ func TestResumeIsExact(t *testing.T) {
 			if _, err := png.Decode(picture); err != nil {
 				t.Error(err)
 			}
-			if lines := strings.Count(string(must[[]byte](t)(os.ReadFile(filepath.Join(whole, "loss.csv")))), "\n"); lines != 7 {
-				t.Errorf("loss.csv has %d lines, want a head and 6 steps", lines)
+			for dir, files := range map[string]int{whole: 1, parts: 2, killed: 2} {
+				checkMetrics(t, dir, losses, files)
 			}
 			record, tensors, steps, err := fit.Fitted(whole)
 			if err != nil || steps != 6 || len(tensors) != len(c.Decoder.Tensors()) || record.Base.Rank != 8 {
 				t.Errorf("%d tensors after %d steps, %v", len(tensors), steps, err)
 			}
 		})
+	}
+}
+
+// checkMetrics compares metrics.jsonl with the losses of all steps, and counts the files of
+// TensorBoard's, of which each start of a run makes one.
+func checkMetrics(t *testing.T, dir string, losses []float64, files int) {
+	t.Helper()
+	lines := strings.Split(strings.TrimSuffix(string(must[[]byte](t)(os.ReadFile(filepath.Join(dir, "metrics.jsonl")))), "\n"), "\n")
+	if len(lines) != len(losses) {
+		t.Errorf("metrics.jsonl has %d lines, want %d", len(lines), len(losses))
+	}
+	for i, line := range lines {
+		var m fit.Metrics
+		if err := json.Unmarshal([]byte(line), &m); err != nil || m.Step != i+1 || m.Loss != losses[i] || !(m.Norm > 0) || !(m.Seconds > 0) {
+			t.Errorf("metrics.jsonl, line %d: %s, %v; want loss %v", i+1, line, err, losses[i])
+		}
+	}
+	if events := must[[]string](t)(filepath.Glob(filepath.Join(dir, "events.out.tfevents.*"))); len(events) != files {
+		t.Errorf("event files %q, want %d", events, files)
 	}
 }
 

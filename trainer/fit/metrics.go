@@ -1,0 +1,94 @@
+package fit
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/drag-and-drop-lora/dnd/graph/atomicfile"
+	"github.com/drag-and-drop-lora/dnd/trainer/tfevents"
+)
+
+// Metrics is a line of metrics.jsonl.
+type Metrics struct {
+	Step     int     `json:"step"` // from 1
+	Loss     float64 `json:"loss"`
+	Smoothed float64 `json:"smoothed"`      // exponential mean of the loss
+	Norm     float64 `json:"gradient_norm"` // before clipping
+	Rate     float64 `json:"learning_rate"`
+	Seconds  float64 `json:"seconds"` // that the step took
+}
+
+const metricsName = "metrics.jsonl"
+
+// metrics writes a run's metrics as they come: a line of JSON and TensorBoard's events a
+// step.
+type metrics struct {
+	lines  *os.File
+	events *tfevents.Writer
+}
+
+// openMetrics goes on after a step: what a killed run wrote of later ones is dropped.
+func openMetrics(dir string, step int) (*metrics, error) {
+	path := filepath.Join(dir, metricsName)
+	if err := trimMetrics(path, step); err != nil {
+		return nil, err
+	}
+	m := &metrics{}
+	var err error
+	if m.lines, err = os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o644); err != nil {
+		return nil, err
+	}
+	if m.events, err = tfevents.Create(dir, step+1); err != nil {
+		m.lines.Close()
+		return nil, err
+	}
+	return m, nil
+}
+
+// trimMetrics keeps the lines of the first steps.
+func trimMetrics(path string, steps int) error {
+	raw, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	kept, scanner := 0, bufio.NewScanner(bytes.NewReader(raw))
+	for scanner.Scan() {
+		var line Metrics
+		// The last line may be cut short.
+		if json.Unmarshal(scanner.Bytes(), &line) != nil || line.Step > steps {
+			break
+		}
+		kept += len(scanner.Bytes()) + 1
+	}
+	if kept >= len(raw) && bytes.HasSuffix(raw, []byte("\n")) {
+		return nil
+	}
+	return atomicfile.Write(path, func(w io.Writer) error {
+		_, err := w.Write(raw[:min(kept, len(raw))])
+		return err
+	})
+}
+
+func (m *metrics) add(x Metrics) error {
+	line, err := json.Marshal(x)
+	if err != nil {
+		return err
+	}
+	if _, err := m.lines.Write(append(line, '\n')); err != nil {
+		return fmt.Errorf("fit: %w", err)
+	}
+	return m.events.Add(x.Step, tfevents.Scalar{Tag: "loss", Value: x.Loss}, tfevents.Scalar{Tag: "gradient_norm", Value: x.Norm},
+		tfevents.Scalar{Tag: "learning_rate", Value: x.Rate}, tfevents.Scalar{Tag: "seconds", Value: x.Seconds})
+}
+
+func (m *metrics) close() error { return errors.Join(m.lines.Close(), m.events.Close()) }
