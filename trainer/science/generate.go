@@ -87,7 +87,7 @@ func (g *network) step(in []*graph.Node, task bool) []*graph.Node {
 		k := len(g.m.Weights())
 		w, a := rest[:k], rest[k:]
 		tokens := graph.Add(graph.Mul(output, scale), offset)
-		b := matrices(g.layout, g.c.Generator.Chunk, tokens)
+		_, b := model.Matrices(g.layout, tokens)
 		base := g.layout.Base()
 		nll, _ := g.m.Losses(w, a, b, base.Alpha/float64(base.Rank), batch[0], batch[1], batch[2])
 		mask := graph.Reshape(batch[3], nll.Shape().Size())

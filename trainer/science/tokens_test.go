@@ -5,59 +5,8 @@ import (
 	"math/rand/v2"
 	"testing"
 
-	"github.com/gomlx/gomlx/core/graph"
-	"github.com/gomlx/gomlx/core/tensors"
-
 	"github.com/drag-and-drop-lora/dnd/graph/lora"
-	"github.com/drag-and-drop-lora/dnd/trainer/backend"
 )
-
-// The graph that the loss on answers goes back through decodes weight tokens as package
-// lora does.
-func TestMatrices(t *testing.T) {
-	b, err := backend.Open(backend.PJRT)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer b.Finalize()
-	c := Defaults()
-	l, err := lora.NewLayout(c.lora(), c.tiling())
-	if err != nil {
-		t.Fatal(err)
-	}
-	count, h, w := l.Shape()
-	const items = 2
-	rng := rand.New(rand.NewPCG(3, 3))
-	tokens := make([]float32, items*count*h*w)
-	for i := range tokens {
-		tokens[i] = float32(rng.NormFloat64()) * 0.3
-	}
-	exec, err := graph.NewExec(b.Backend, func(x *graph.Node) []*graph.Node { return matrices(l, c.Generator.Chunk, x) })
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer exec.Finalize()
-	out, err := exec.Call(tensors.FromFlatDataAndDimensions(tokens, items, count, h, w))
-	if err != nil {
-		t.Fatal(err)
-	}
-	n := count * h * w
-	for k := range items {
-		want, err := l.Decode(tokens[k*n:(k+1)*n], lora.Float32)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for i, p := range want.Pairs {
-			got := tensors.MustCopyFlatData[float32](out[i])
-			got = got[k*len(p.B) : (k+1)*len(p.B)]
-			for j := range got {
-				if math.Abs(float64(got[j]-p.B[j])) > 1e-5 {
-					t.Fatalf("item %d, target %d, value %d: %v, want %v", k, i, j, got[j], p.B[j])
-				}
-			}
-		}
-	}
-}
 
 // Standardised tokens have mean 0 and mean square 1; constant ones are left out.
 func TestStandardise(t *testing.T) {
