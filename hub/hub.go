@@ -153,7 +153,7 @@ func clip(s string) string {
 	return s
 }
 
-// DefaultDir is where the cache lies: $DND_CACHE, or dnd in the user's cache folder
+// DefaultDir is where the cache lies: $DND_CACHE, or dnd/generators in the user's cache folder
 // ($XDG_CACHE_HOME or ~/.cache on Linux, ~/Library/Caches, %LocalAppData%).
 func DefaultDir() (string, error) {
 	if dir := os.Getenv("DND_CACHE"); dir != "" {
@@ -163,5 +163,5 @@ func DefaultDir() (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("hub: no cache folder: %w: name one in the variable DND_CACHE", err)
 	}
-	return filepath.Join(dir, "dnd"), nil
+	return filepath.Join(dir, "dnd", "generators"), nil
 }

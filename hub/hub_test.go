@@ -605,7 +605,7 @@ func TestDefaultDir(t *testing.T) {
 		t.Errorf("%s, %v, want %s", dir, err, want)
 	}
 	t.Setenv("DND_CACHE", "")
-	if dir, err := hub.DefaultDir(); err != nil || filepath.Base(dir) != "dnd" {
+	if dir, err := hub.DefaultDir(); err != nil || filepath.Base(dir) != "generators" {
 		t.Errorf("%s, %v", dir, err)
 	}
 }

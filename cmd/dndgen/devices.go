@@ -8,21 +8,21 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"github.com/drag-and-drop-lora/dnd/cmd/internal/backends"
 	"github.com/drag-and-drop-lora/dnd/cmd/internal/cli"
-	"github.com/drag-and-drop-lora/dnd/gpu"
 )
 
 func devices(*pflag.FlagSet) cli.Run {
 	return func(_ context.Context, e *cli.Env, _ []string) error {
-		list, err := gpu.List()
-		if errors.Is(err, gpu.ErrNoDevice) {
+		list, err := backends.List()
+		if errors.Is(err, backends.ErrNoDevice) {
 			e.Message("%v", err)
-			list = []gpu.Info{}
+			list = []backends.Info{}
 		} else if err != nil {
 			return err
 		}
 		result := struct {
-			Devices []gpu.Info `json:"devices"`
+			Devices []backends.Info `json:"devices"`
 		}{list}
 		return e.Result(result, func(w io.Writer) {
 			for _, d := range list {

@@ -5,8 +5,8 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/drag-and-drop-lora/dnd/cmd/internal/backends"
 	"github.com/drag-and-drop-lora/dnd/cmd/internal/clitest"
-	"github.com/drag-and-drop-lora/dnd/gpu"
 	"github.com/drag-and-drop-lora/dnd/internal/golden"
 )
 
@@ -34,7 +34,7 @@ func TestUsage(t *testing.T) {
 }
 
 func TestDevices(t *testing.T) {
-	var list struct{ Devices []gpu.Info }
+	var list struct{ Devices []backends.Info }
 	clitest.JSON(t, &list, "devices", "--json")
 	if len(list.Devices) == 0 || list.Devices[0].Name == "" {
 		t.Errorf("devices: %+v, want one at least", list)

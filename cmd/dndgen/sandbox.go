@@ -10,7 +10,6 @@ import (
 
 	"github.com/drag-and-drop-lora/dnd/cmd/internal/backends"
 	"github.com/drag-and-drop-lora/dnd/cmd/internal/cli"
-	"github.com/drag-and-drop-lora/dnd/gpu"
 	"github.com/drag-and-drop-lora/dnd/graph"
 	"github.com/drag-and-drop-lora/dnd/host"
 )
@@ -48,7 +47,7 @@ func readGuest(path string) ([]byte, error) {
 // sandbox makes adapters with the guest.
 type sandbox struct {
 	*host.Host
-	gpu    *gpu.Device
+	gpu    backends.Device
 	device string // its name
 }
 

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"strings"
 
-	"github.com/drag-and-drop-lora/dnd/gpu"
 	"github.com/drag-and-drop-lora/dnd/graph"
 	"github.com/drag-and-drop-lora/dnd/graph/generator"
 	"github.com/drag-and-drop-lora/dnd/graph/text"
@@ -33,7 +32,7 @@ func Names() []string { return []string{Auto, WebGPU, PJRT, CPU} }
 type Options struct {
 	Backend string // a name of Names
 	// The rest is for WebGPU only.
-	Device  int    // an index of gpu.List, or -1 for the best; with Auto it chooses WebGPU
+	Device  int    // an index of List, or -1 for the best; with Auto it chooses WebGPU
 	Memory  int64  // most bytes of device memory, 0 for no bound
 	Weights string // storage type on the device: "f32", "f16" or "q8"
 	Profile bool   // measure the parts of each run, for Measured.Trace
@@ -51,6 +50,26 @@ type Measured interface {
 	PeakBytes() int64
 }
 
+// Info describes a WebGPU device: gpu.Info, also where package gpu cannot be built.
+type Info struct {
+	Index   int          `json:"index"`
+	Name    string       `json:"name"`
+	Vendor  string       `json:"vendor"`
+	Backend string       `json:"backend"`
+	Type    string       `json:"type"`
+	Driver  string       `json:"driver,omitempty"`
+	Limits  graph.Limits `json:"limits"`
+}
+
+// Software says whether the device is the processor itself: right, but slow.
+func (i Info) Software() bool { return i.Type == "software" }
+
+// Device is an open WebGPU device, for callers that run Programs on it themselves.
+type Device interface {
+	graph.Holder
+	Close() error
+}
+
 // Open opens a backend. note is told why a better one was passed over.
 func Open(o Options, note func(string)) (generator.Runner, error) {
 	switch o.Backend {
@@ -65,8 +84,8 @@ func Open(o Options, note func(string)) (generator.Runner, error) {
 	if o.Device >= 0 {
 		return openWebGPU(o)
 	}
-	infos, err := gpu.List()
-	if err != nil && !errors.Is(err, gpu.ErrNoDevice) {
+	infos, err := List()
+	if err != nil && !errors.Is(err, ErrNoDevice) {
 		note(err.Error())
 	}
 	for _, info := range infos {
@@ -83,16 +102,6 @@ func openWebGPU(o Options) (generator.Runner, error) {
 		return nil, err
 	}
 	return generator.NewRunner(d, WebGPU, name, strings.ToUpper(o.Weights), d.Close), nil
-}
-
-// OpenDevice opens a WebGPU device for callers that run Programs on it themselves. name
-// says which it is.
-func OpenDevice(o Options) (d *gpu.Device, name string, err error) {
-	if d, err = gpu.Open(gpu.Options{Device: o.Device, MemoryBudget: o.Memory, Profile: o.Profile}); err != nil {
-		return nil, "", err
-	}
-	info := d.Info()
-	return d, fmt.Sprintf("%s (%s, %s)", info.Name, info.Backend, info.Type), nil
 }
 
 func openGoMLX(name string, note func(string)) (generator.Runner, error) {
