@@ -285,7 +285,7 @@ func TestOtherGuests(t *testing.T) {
 		change func(m *module)
 		want   string
 	}{
-		{"version + 1", func(m *module) { m.bodies["abi_version"] = i32(guest.Version + 1) }, "version 2"},
+		{"version + 1", func(m *module) { m.bodies["abi_version"] = i32(guest.Version + 1) }, "version 3"},
 		{"version 0", func(m *module) { m.bodies["abi_version"] = i32(0) }, "version 0"},
 		{"no feed", func(m *module) { m.omit = "feed" }, "feed"},
 		{"no initializer", func(m *module) { m.omit = "_initialize" }, "_initialize"},

@@ -35,6 +35,7 @@ var exports = []struct {
 	{"compile", []api.ValueType{api.ValueTypeI32, api.ValueTypeI32}, []api.ValueType{api.ValueTypeI64}},
 	{"feed", []api.ValueType{api.ValueTypeI32, api.ValueTypeI32}, []api.ValueType{api.ValueTypeI64}},
 	{"finish", []api.ValueType{api.ValueTypeI32, api.ValueTypeI32}, []api.ValueType{api.ValueTypeI64}},
+	{"answer", []api.ValueType{api.ValueTypeI32, api.ValueTypeI32}, []api.ValueType{api.ValueTypeI64}},
 }
 
 // compile makes the runtime and compiles the guest for it.
@@ -126,7 +127,7 @@ func (h *Host) instantiate(ctx context.Context) (*instance, error) {
 // drop ends a guest.
 func (g *instance) drop() { g.module.Close(context.Background()) }
 
-// call gives a message to one of the guest's three calls. After an error the guest cannot
+// call gives a message to one of the guest's calls. After an error the guest cannot
 // be trusted; what it reports itself is in the answer.
 func (g *instance) call(ctx context.Context, name string, message []byte) (guest.Message, error) {
 	memory := g.module.Memory()

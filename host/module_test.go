@@ -1,6 +1,10 @@
 package host_test
 
-import "slices"
+import (
+	"slices"
+
+	"github.com/drag-and-drop-lora/dnd/graph/guest"
+)
 
 // module is a hostile guest: a WebAssembly module that exports the ABI, each function's
 // body written as instructions. It is assembled by hand, so that tests need no other tool.
@@ -29,12 +33,13 @@ var functions = []struct {
 	body []byte // what a well-behaved one does
 }{
 	{"_initialize", 4, nil},
-	{"abi_version", 0, i32(1)},
+	{"abi_version", 0, i32(guest.Version)},
 	{"alloc", 1, i32(messageAt)},
 	{"free", 2, nil},
 	{"compile", 3, i64(0)},
 	{"feed", 3, i64(0)},
 	{"finish", 3, i64(0)},
+	{"answer", 3, i64(0)},
 }
 
 // Instructions.

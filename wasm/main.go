@@ -1,6 +1,6 @@
 //go:build wasip1
 
-// Command wasm is the guest: a WASI preview 1 reactor that exports package guest's three
+// Command wasm is the guest: a WASI preview 1 reactor that exports package guest's four
 // calls, whose documentation is the ABI. It owns the memory that crosses the border and
 // turns panics into messages; it decides nothing else.
 //
@@ -51,6 +51,9 @@ func feed(ptr, n int32) int64 { return call(guest.Feed, ptr, n) }
 
 //go:wasmexport finish
 func finish(ptr, n int32) int64 { return call(guest.Finish, ptr, n) }
+
+//go:wasmexport answer
+func answer(ptr, n int32) int64 { return call(guest.Answer, ptr, n) }
 
 func hold(b []byte) uint32 {
 	ptr := uint32(uintptr(unsafe.Pointer(unsafe.SliceData(b))))

@@ -37,7 +37,7 @@ type served struct {
 func serve(flags *pflag.FlagSet) cli.Run {
 	dir := flags.String("generator", "", "generator package (default: the one that comes with dnd)")
 	page := flags.String("web", "", "folder of the page (default: the one that comes with dnd)")
-	base := flags.String("base", "", "base model as GGUF to serve, too, at /base/NAME, for a page of your own (--web) that runs it")
+	base := flags.String("base", "", "base model as GGUF, for the page to answer prompts with and without the adapter")
 	listen := flags.String("listen", "localhost:8737", "address on this machine; port 0 is any that is free")
 	connect := flags.StringSlice("connect", nil, "other origins that the page may load generators from, as https://example.org")
 	browser := flags.Bool("open", true, "open the page in a browser")
@@ -77,7 +77,7 @@ func serve(flags *pflag.FlagSet) cli.Run {
 		_, port, _ := net.SplitHostPort(listener.Addr().String())
 		result := served{URL: "http://" + net.JoinHostPort(host, port) + "/", Generator: p.Manifest.Name}
 		if *base != "" {
-			result.Base = site.BaseURL(*base)
+			result.Base = site.BaseURL
 		}
 		if err := e.Result(result, func(w io.Writer) {
 			fmt.Fprintf(w, "%s serves generator %s; Ctrl-C ends it\n", result.URL, result.Generator)

@@ -43,7 +43,7 @@ func TestServe(t *testing.T) {
 	if err := json.NewDecoder(stdout).Decode(&r); err != nil {
 		t.Fatal(err)
 	}
-	if r.Generator != p.Manifest.Name || r.Base != "/base/base.gguf" {
+	if r.Generator != p.Manifest.Name || r.Base != "/base.gguf" {
 		t.Errorf("%+v", r)
 	}
 	for path, want := range map[string]string{"": "contents of index.html", "dnd.wasm": "contents of dnd.wasm", "generator/generator.json": "{", "base/base.gguf": "GGUF"} {

@@ -1,10 +1,10 @@
-// Package guest is the generator's compiler as a guest of any host: three calls, each
-// bytes in and bytes out, over packages generator, text and lora. Package wasm exports
+// Package guest is the generator's compiler as a guest of any host: four calls, each
+// bytes in and bytes out, over packages generator, text, lora and llama. Package wasm exports
 // them from a WebAssembly module; package host and the browser's page call them there. It
 // holds no weights and runs no Program: Compile's Program and Feed's inputs go to whoever
 // has a GPU, and the weight tokens that come back go to Finish.
 //
-// # ABI, version 1
+// # ABI, version 2
 //
 // The same text stands in web's abi.ts.
 //
@@ -13,7 +13,7 @@
 //
 // The module is a WASI preview 1 reactor. It exports _initialize; abi_version() i32;
 // alloc(n i32) i32 (0 when refused; memory is the guest's until free); free(ptr i32); and
-// three calls that take a message (ptr, len of memory got from alloc) and return i64 =
+// four calls that take a message (ptr, len of memory got from alloc) and return i64 =
 // ptr<<32|len of a result message, which the host copies at once and frees with free(ptr):
 //
 //	compile  manifest (generator.json), options (CompileOptions)
@@ -24,9 +24,13 @@
 //	finish   manifest, tokens (float32le weight tokens (T,h,w)), options (FinishOptions); and
 //	         condition and mask (what the Program read and was fed), for Report's Nearest
 //	         -> file/NAME for each file of the adapter, report (Report)
+//	answer   base (a base model's GGUF file up to the end of its table of contents, or more),
+//	         adapter (an adapter's GGUF file, whole), options (AnswerOptions)
+//	         -> program (a step's, JSON), pieces (for each token of the vocabulary: u32le
+//	         length, bytes), info (AnswerInfo)
 //
 // A call that failed returns one part, error (UTF-8, one line). Calls keep nothing: each
-// carries the manifest. A host takes exactly the version that it was built for, and throws
+// carries all that it needs. A host takes exactly the version that it was built for, and throws
 // a guest that trapped away.
 package guest
 
@@ -44,7 +48,7 @@ import (
 )
 
 // Version of the ABI. Hosts take exactly this one.
-const Version = 1
+const Version = 2
 
 // The names of parts.
 const (
@@ -62,6 +66,9 @@ const (
 	PartCondition       = generator.OutputCondition
 	PartFile            = "file/" // and the file's name
 	PartReport          = "report"
+	PartBase            = "base"
+	PartAdapter         = "adapter"
+	PartPieces          = "pieces"
 	PartError           = "error"
 )
 
@@ -88,13 +95,16 @@ type CompileOptions struct {
 const maxBatch = 1 << 10
 
 // Compile makes a Program of a manifest.
-func Compile(message []byte) []byte { return answer(compile, message) }
+func Compile(message []byte) []byte { return respond(compile, message) }
 
 // Feed makes a Program's inputs of prompts.
-func Feed(message []byte) []byte { return answer(feed, message) }
+func Feed(message []byte) []byte { return respond(feed, message) }
 
 // Finish makes an adapter's files of the weight tokens that a Program gave.
-func Finish(message []byte) []byte { return answer(finish, message) }
+func Finish(message []byte) []byte { return respond(finish, message) }
+
+// Answer plans how a base model answers a prompt, without and with an adapter.
+func Answer(message []byte) []byte { return respond(answer, message) }
 
 // Failed is the message of a call that failed.
 func Failed(err error) []byte {
@@ -103,7 +113,7 @@ func Failed(err error) []byte {
 	return raw
 }
 
-func answer(call func(Message) (Message, error), message []byte) []byte {
+func respond(call func(Message) (Message, error), message []byte) []byte {
 	m, err := Decode(message)
 	if err != nil {
 		return Failed(err)
@@ -160,16 +170,24 @@ func compile(m Message) (Message, error) {
 
 // manifest checks that m has no parts but those allowed, and reads its manifest.
 func (m Message) manifest(allowed ...string) (*generator.Manifest, error) {
-	for _, p := range m {
-		if !slices.Contains(allowed, p.Name) {
-			return nil, fmt.Errorf("message: unknown part %.64q, expected %q", p.Name, allowed)
-		}
+	if err := m.only(allowed...); err != nil {
+		return nil, err
 	}
 	raw, err := m.need(PartManifest)
 	if err != nil {
 		return nil, err
 	}
 	return generator.ParseManifest(raw)
+}
+
+// only refuses parts that a call does not know.
+func (m Message) only(allowed ...string) error {
+	for _, p := range m {
+		if !slices.Contains(allowed, p.Name) {
+			return fmt.Errorf("message: unknown part %.64q, expected %q", p.Name, allowed)
+		}
+	}
+	return nil
 }
 
 func (m Message) need(name string) ([]byte, error) {

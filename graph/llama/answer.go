@@ -15,8 +15,8 @@ import (
 // the row's is one of ends or the step's positions are used up. token is called with each,
 // but for ends, as it comes; an error of its stops.
 func (s *Step) Answer(ctx context.Context, h graph.Held, prompt, ends []int32, token func(row int, id int32) error) error {
-	if len(prompt) == 0 || len(prompt) >= s.Length {
-		return fmt.Errorf("llama: a prompt of %d tokens, expected 1 to %d: the step has %d positions for prompt and answer, ask for more", len(prompt), s.Length-1, s.Length)
+	if len(prompt) == 0 || len(prompt) > s.Length {
+		return fmt.Errorf("llama: a prompt of %d tokens, expected 1 to %d: what the step is planned for", len(prompt), s.Length)
 	}
 	var factor []byte
 	for _, f := range s.Factor {

@@ -8,6 +8,7 @@ import (
 	"github.com/drag-and-drop-lora/dnd/graph/gguf"
 	"github.com/drag-and-drop-lora/dnd/graph/lora"
 	"github.com/drag-and-drop-lora/dnd/graph/quant"
+	"github.com/drag-and-drop-lora/dnd/wgsl"
 )
 
 // The rows of a step: both read every weight of the base once.
@@ -77,6 +78,9 @@ func NewStep(base, adapter *gguf.File, o StepOptions) (*Step, error) {
 	config, err := FromGGUF(base)
 	if err != nil {
 		return nil, fmt.Errorf("llama: the base: %w", err)
+	}
+	if o.Length < 1 || o.Length > wgsl.MaxPositions {
+		return nil, fmt.Errorf("llama: prompt and answer of %d tokens, expected at most %d", o.Length, wgsl.MaxPositions)
 	}
 	if _, scaled := base.Tensor("rope_freqs.weight"); scaled {
 		return nil, fmt.Errorf("llama: the base has scaled rotary positions (tensor rope_freqs.weight), which are not supported")
@@ -148,7 +152,7 @@ func (s *stepper) build(o StepOptions) {
 	s.Stage("answer")
 	tokens, position := s.InputWords(InputTokens, rows), s.InputWords(InputPosition, 1)
 	s.factor = s.Input(InputFactor, [4]int{1, 1, rows, 1})
-	table := s.Table("rotary", graph.RotaryTable(max(1, o.Length), c.HeadDim, c.RopeTheta))
+	table := s.Table("rotary", graph.RotaryTable(o.Length, c.HeadDim, c.RopeTheta))
 	embeddings, dtype := s.weight(FileBase, "token_embd.weight", c.Hidden, c.Vocab)
 	x := s.Lookup("token_embd", tokens, embeddings, dtype, c.Vocab, c.Hidden)
 	for i := range c.Layers {

@@ -5,7 +5,7 @@
 //	/             the page's files; index.html for /
 //	/dnd.wasm     the guest, for pages that do not bring their own
 //	/generator/…  generator.json and every file that it lists, nothing else
-//	/base/NAME    the base model
+//	/base.gguf    the base model, which the page lets answer
 //
 // Everything else is not found; there are no listings. Files come with their types, whole
 // or by ranges, and with entity tags: a browser asks again and mostly hears that nothing
@@ -202,13 +202,13 @@ func (s *Site) addBase(path string) error {
 		return fmt.Errorf("%s: no file: expected a base model as GGUF", path)
 	}
 	// Hashing gigabytes at every start would be felt.
-	s.files["/base/"+filepath.Base(path)] = &file{kind: kind(path), etag: fmt.Sprintf("%x-%x", st.Size(), st.ModTime().UnixNano()), cache: again,
+	s.files[BaseURL] = &file{kind: kind(path), etag: fmt.Sprintf("%x-%x", st.Size(), st.ModTime().UnixNano()), cache: again,
 		path: path, bytes: st.Size()}
 	return nil
 }
 
-// BaseURL is the path of a base model's file.
-func BaseURL(file string) string { return "/base/" + filepath.Base(file) }
+// BaseURL is the path of the base model's file.
+const BaseURL = "/base.gguf"
 
 func (s *Site) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.next.ServeHTTP(w, r) }
 

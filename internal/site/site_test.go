@@ -85,7 +85,7 @@ func TestFiles(t *testing.T) {
 		{"/dnd.wasm", "application/wasm", "no-cache", "\x00asm"},
 		{"/generator/generator.json", "application/json", "no-cache", string(manifest)},
 		{"/generator/encoder/vocab.txt", "text/plain; charset=utf-8", "no-cache", "[PAD]\n[UNK]\n"},
-		{"/base/base.gguf", "application/octet-stream", "no-cache", "GGUF"},
+		{"/base.gguf", "application/octet-stream", "no-cache", "GGUF"},
 	} {
 		w := get(s, "GET", c.path)
 		if w.Code != 200 || !strings.HasPrefix(w.Body.String(), c.body) {
@@ -115,7 +115,7 @@ func TestNotServed(t *testing.T) {
 	write(t, filepath.Join(p.Dir, "notes.txt"), "private")
 	for _, path := range []string{
 		"/generator/", "/generator", "/generator/encoder/", "/generator/notes.txt", "/icons/", "/icons", "/.env", "/.git/config", "/missing",
-		"/base/base.gguf", "//index.html", "/./index.html", "/icons/../index.html", "/../index.html", "/generator/../../index.html",
+		"/base.gguf", "//index.html", "/./index.html", "/icons/../index.html", "/../index.html", "/generator/../../index.html",
 		"/generator/..\\notes.txt", "/generator/encoder\\vocab.txt", "", "/index.html\x00", "/INDEX.HTML",
 	} {
 		if w := get(s, "GET", path); w.Code != http.StatusNotFound || strings.Contains(w.Body.String(), "private") {

@@ -16,13 +16,15 @@ let generator: Generator | undefined;
 let file: File | undefined; // what was chosen or dropped; undefined: the text in the page
 let working: AbortController | undefined;
 let shown: string | undefined; // URL of the download
+let made = false; // whether the generator has made an adapter
+const servedBase = "base.gguf"; // where dndgen serve --base has it
 
 // What to do about a problem, in words for people.
 const advice: Record<string, string> = {
   missing: "This page needs WebGPU: a current Chrome, Edge, Safari 26 or Firefox on a device with a graphics driver. In Chrome on Linux it may have to be enabled at chrome://flags/#enable-unsafe-webgpu. Without it, dndgen on the command line does the same.",
-  lost: "The graphics driver was reset or the device went to sleep. Press Generate again: nothing has to be reloaded.",
-  memory: "Close other tabs and programs that use the GPU, then press Generate again.",
-  limits: "This GPU's limits are too small for this generator. Try a smaller generator, or dndgen on the command line with --backend cpu.",
+  lost: "The graphics driver was reset or the device went to sleep. Press the button again: nothing has to be reloaded.",
+  memory: "Close other tabs and programs that use the GPU, then press the button again.",
+  limits: "This GPU's limits are too small for this. Try a smaller model, or dndgen on the command line with --backend cpu.",
   invalid: "This looks like a fault of this page or the driver. Updating the browser may help.",
 };
 
@@ -83,7 +85,8 @@ async function busy(prefix: string, job: (signal: AbortSignal) => Promise<string
   const [start, note, bar] = [$<HTMLButtonElement>(prefix), $(`${prefix}-note`), $<HTMLProgressElement>(`${prefix}-bar`)];
   const stop = (): void => control.abort();
   cancel.addEventListener("click", stop);
-  start.disabled = $<HTMLButtonElement>("generate").disabled = $<HTMLButtonElement>("load").disabled = true;
+  start.disabled = true;
+  for (const id of jobs) $<HTMLButtonElement>(id).disabled = true;
   cancel.hidden = bar.hidden = false;
   bar.removeAttribute("value");
   note.textContent = "";
@@ -96,9 +99,17 @@ async function busy(prefix: string, job: (signal: AbortSignal) => Promise<string
     working = undefined;
     cancel.removeEventListener("click", stop);
     cancel.hidden = bar.hidden = true;
-    $<HTMLButtonElement>("load").disabled = false;
-    $<HTMLButtonElement>("generate").disabled = !generator;
+    ready();
   }
+}
+
+const jobs = ["load", "generate", "answer"];
+
+/** Lets those jobs be started that can be. */
+function ready(): void {
+  $<HTMLButtonElement>("load").disabled = false;
+  $<HTMLButtonElement>("generate").disabled = !generator;
+  $<HTMLButtonElement>("answer").disabled = !made;
 }
 
 $("load").addEventListener("click", () => {
@@ -117,6 +128,7 @@ $("load").addEventListener("click", () => {
     });
     generator?.close();
     generator = opened;
+    made = false;
     const m = opened.manifest;
     const facts: [string, string][] = [
       ["Generator", m.name],
@@ -195,7 +207,9 @@ $("generate").addEventListener("click", () => {
       },
     });
     const seconds = (performance.now() - started) / 1000;
+    made = true;
     show(adapter, format, generator.manifest.base!.model);
+    await offerBase();
     return `Done in ${seconds.toFixed(1)} s.`;
   });
 });
@@ -282,6 +296,77 @@ function heat(a: Adapter): void {
   $("heat").replaceChildren(thead, tbody);
 }
 
+// Try it.
+
+const chosenBase = (): string => document.querySelector<HTMLInputElement>("input[name=base]:checked")!.value;
+
+function showBase(): void {
+  $("base-url-row").hidden = chosenBase() !== "url";
+  $("base-file-row").hidden = chosenBase() !== "file";
+}
+for (const radio of document.querySelectorAll("input[name=base]")) radio.addEventListener("change", showBase);
+
+/** Shows the section, at first with the server's base model if it has one. */
+async function offerBase(): Promise<void> {
+  if (!$("try").hidden) return;
+  const there = await fetch(servedBase, { method: "HEAD" }).then((r) => r.ok, () => false);
+  if (there) {
+    $("base-served").hidden = false;
+    document.querySelector<HTMLInputElement>("input[name=base][value=served]")!.checked = true;
+    showBase();
+  }
+  const first = prompts.value.split("\n").find((line) => line.trim());
+  $<HTMLTextAreaElement>("question").value = first ?? "";
+  $("try").hidden = false;
+}
+
+function base(): string | File {
+  switch (chosenBase()) {
+    case "served":
+      return new URL(servedBase, document.baseURI).href;
+    case "url": {
+      const url = $<HTMLInputElement>("base-url").value.trim();
+      if (!url) throw new Error("the address of the base model is empty");
+      return new URL(url, document.baseURI).href;
+    }
+    default: {
+      const chosen = $<HTMLInputElement>("base-file").files?.[0];
+      if (!chosen) throw new Error("no file of the base model is chosen");
+      return chosen;
+    }
+  }
+}
+
+$("answer").addEventListener("click", () => {
+  void busy("answer", async (signal) => {
+    if (!generator) throw new Error("no generator is loaded");
+    const prompt = $<HTMLTextAreaElement>("question").value.trim();
+    if (!prompt) throw new Error("the prompt is empty");
+    const [note, bar, said] = [$("answer-note"), $<HTMLProgressElement>("answer-bar"), $("answers")];
+    const boxes = { base: $("said-base"), adapter: $("said-adapter") };
+    boxes.base.textContent = boxes.adapter.textContent = "";
+    said.hidden = false;
+    said.setAttribute("aria-busy", "true"); // until all is said, a screen reader waits
+    try {
+      const a = await generator.answer({ base: base(), prompt }, {
+        signal,
+        onProgress: (p) => {
+          bar.value = p.total > 0 ? p.done / p.total : 1;
+          note.textContent = `${mega(p.done)} of ${mega(p.total)}`;
+        },
+        onText: (row, piece) => {
+          note.textContent = "";
+          bar.removeAttribute("value");
+          boxes[row].textContent += piece;
+        },
+      });
+      return `Done in ${a.seconds.toFixed(1)} s: ${a.promptTokens} tokens read, then ${a.steps - a.promptTokens + 1} steps of both answers, ${(a.steps / a.seconds).toFixed(1)} steps a second.`;
+    } finally {
+      said.removeAttribute("aria-busy");
+    }
+  });
+});
+
 // The rest.
 
 $("forget").addEventListener("click", () => {
@@ -289,7 +374,8 @@ $("forget").addEventListener("click", () => {
     working?.abort();
     generator?.close();
     generator = undefined;
-    $<HTMLButtonElement>("generate").disabled = true;
+    made = false;
+    ready();
     const root = await navigator.storage.getDirectory();
     await root.removeEntry("dnd", { recursive: true }).catch(() => undefined);
     for (const name of await caches.keys()) await caches.delete(name);

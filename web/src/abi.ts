@@ -1,7 +1,7 @@
 // The guest: the generator's compiler as a WebAssembly module (Go's package wasm). This
 // file is its host.
 //
-// # ABI, version 1
+// # ABI, version 2
 //
 // The same text stands in Go's graph/guest.
 //
@@ -10,7 +10,7 @@
 //
 // The module is a WASI preview 1 reactor. It exports _initialize; abi_version() i32;
 // alloc(n i32) i32 (0 when refused; memory is the guest's until free); free(ptr i32); and
-// three calls that take a message (ptr, len of memory got from alloc) and return i64 =
+// four calls that take a message (ptr, len of memory got from alloc) and return i64 =
 // ptr<<32|len of a result message, which the host copies at once and frees with free(ptr):
 //
 //	compile  manifest (generator.json), options (CompileOptions)
@@ -21,15 +21,19 @@
 //	finish   manifest, tokens (float32le weight tokens (T,h,w)), options (FinishOptions); and
 //	         condition and mask (what the Program read and was fed), for Report's Nearest
 //	         -> file/NAME for each file of the adapter, report (Report)
+//	answer   base (a base model's GGUF file up to the end of its table of contents, or more),
+//	         adapter (an adapter's GGUF file, whole), options (AnswerOptions)
+//	         -> program (a step's, JSON), pieces (for each token of the vocabulary: u32le
+//	         length, bytes), info (AnswerInfo)
 //
 // A call that failed returns one part, error (UTF-8, one line). Calls keep nothing: each
-// carries the manifest. A host takes exactly the version that it was built for, and throws
+// carries all that it needs. A host takes exactly the version that it was built for, and throws
 // a guest that trapped away.
 
 import { imports } from "./wasi";
 
 /** The ABI version of this host. */
-export const abiVersion = 1;
+export const abiVersion = 2;
 
 export type Message = Map<string, Uint8Array>;
 
@@ -66,7 +70,21 @@ export interface Report {
   layers: { layer: number; norm: number; modules: { name: string; norm: number }[] }[];
 }
 
-export type Call = "compile" | "feed" | "finish";
+export interface AnswerOptions {
+  prompt: string;
+  system: string;
+  length: number;
+  base_bytes: number;
+  limits?: import("./program").Limits;
+}
+export interface AnswerInfo {
+  prompt: number[];
+  ends: number[];
+  factor: number[];
+  tensors: { name: string; file: "base" | "adapter"; type: string; offset: number; bytes: number }[];
+}
+
+export type Call = "compile" | "feed" | "finish" | "answer";
 
 interface Exports {
   memory: WebAssembly.Memory;
@@ -77,6 +95,7 @@ interface Exports {
   compile(ptr: number, n: number): bigint;
   feed(ptr: number, n: number): bigint;
   finish(ptr: number, n: number): bigint;
+  answer(ptr: number, n: number): bigint;
 }
 
 /** Guest is one instance of the module. It is used by one caller at a time. */

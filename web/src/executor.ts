@@ -17,6 +17,13 @@ export interface RunResult {
   peakBytes: number;
 }
 
+/** A Program that stays on a device: its weights come with the first run, and every buffer but the inputs keeps its contents. */
+export interface Held {
+  /** Runs it once more. After an error it can not go on. */
+  run(inputs: Map<string, Uint8Array>, signal?: AbortSignal): Promise<RunResult>;
+  close(): void;
+}
+
 /** Progress counts multiply-accumulates. */
 export interface RunProgress {
   stage: string;
@@ -90,17 +97,35 @@ export class Device {
 
   /** Runs a checked Program. It stops soon after the signal is aborted, with its reason. */
   async run(p: Program, weights: WeightSource, inputs: Map<string, Uint8Array>, signal?: AbortSignal, report?: (p: RunProgress) => void): Promise<RunResult> {
+    this.fits(p);
+    const run = new Run(this, this.device, p, weights, false, report);
+    try {
+      return await this.told(run.execute(inputs, signal), signal);
+    } finally {
+      run.release();
+    }
+  }
+
+  /** Keeps a checked Program on the device. */
+  hold(p: Program, weights: WeightSource): Held {
+    this.fits(p);
+    const run = new Run(this, this.device, p, weights, true);
+    return { run: (inputs, signal) => this.told(run.execute(inputs, signal), signal), close: () => run.release() };
+  }
+
+  private fits(p: Program): void {
     for (const [name, need] of Object.entries(p.requires) as [keyof Limits, number][]) {
       if (need > this.limits[name]) throw new GPUProblem("limits", `the program needs ${name} ${need}, this GPU has ${this.limits[name]}`);
     }
-    const run = new Run(this, this.device, p, weights, inputs, signal, report);
+  }
+
+  /** A run's result; its error names the device's loss if that is the cause. */
+  private async told(result: Promise<RunResult>, signal: AbortSignal | undefined): Promise<RunResult> {
     try {
-      return await run.execute();
+      return await result;
     } catch (err) {
       if (this.gone !== undefined && !signal?.aborted) throw new GPUProblem("lost", `the GPU was lost: ${this.gone}`);
       throw err;
-    } finally {
-      run.release();
     }
   }
 
@@ -122,7 +147,12 @@ export class Device {
 
 class Run {
   private readonly buffers: (GPUBuffer | undefined)[] = [];
-  private readonly stages: { stage: string; seconds: number }[] = [];
+  private readonly groups: GPUBindGroup[] = []; // of the dispatches, where they are kept
+  private readonly copies = new Map<number, GPUBuffer>(); // readback buffers by size, likewise
+  private readonly last = new Map<number, number>(); // the last dispatch that binds each buffer
+  private inputs = new Map<string, Uint8Array>();
+  private signal: AbortSignal | undefined;
+  private stages: { stage: string; seconds: number }[] = [];
   private dead: number[] = [];
   private deadSize = 0;
   private live = 0;
@@ -137,22 +167,25 @@ class Run {
   private flying: Promise<void> | undefined;
 
   constructor(private readonly owner: Device, private readonly device: GPUDevice, private readonly p: Program, private readonly weights: WeightSource,
-    private readonly inputs: Map<string, Uint8Array>, private readonly signal?: AbortSignal, private readonly report?: (p: RunProgress) => void) {
+    private readonly keep: boolean, private readonly report?: (p: RunProgress) => void) {
     this.total = p.dispatches.reduce((sum, d) => sum + d.cost, 0);
+    p.dispatches.forEach((d, i) => d.binds.forEach((b) => this.last.set(b.buffer, i)));
+    for (const r of p.reads) this.last.set(r.buffer, p.dispatches.length);
   }
 
-  async execute(): Promise<RunResult> {
+  async execute(inputs: Map<string, Uint8Array>, signal?: AbortSignal): Promise<RunResult> {
     const p = this.p;
-    const last = new Map<number, number>();
-    p.dispatches.forEach((d, i) => d.binds.forEach((b) => last.set(b.buffer, i)));
-    for (const r of p.reads) last.set(r.buffer, p.dispatches.length);
+    [this.inputs, this.signal, this.stages, this.done] = [inputs, signal, [], 0];
+    for (const [i, made] of this.buffers.entries()) {
+      if (made && p.buffers[i]!.source.kind === "input") await this.fill(p.buffers[i]!, made);
+    }
     const pipelines = await Promise.all(p.kernels.map((k) => this.owner.pipeline(k.wgsl, k.entry, k.label)));
     let started = performance.now();
     for (const [i, d] of p.dispatches.entries()) {
       if (i > 0 && d.stage !== p.dispatches[i - 1]!.stage) started = await this.clock(p.dispatches[i - 1]!.stage, started);
-      await this.dispatch(d, pipelines[d.kernel]!);
-      for (const b of d.binds) {
-        if (last.get(b.buffer) === i && !this.dead.includes(b.buffer)) {
+      await this.dispatch(i, d, pipelines[d.kernel]!);
+      for (const b of this.keep ? [] : d.binds) {
+        if (this.last.get(b.buffer) === i && !this.dead.includes(b.buffer)) {
           this.dead.push(b.buffer);
           this.deadSize += p.buffers[b.buffer]!.bytes;
         }
@@ -188,16 +221,21 @@ class Run {
     return now;
   }
 
-  private async dispatch(d: Dispatch, pipeline: GPUComputePipeline): Promise<void> {
-    const entries: GPUBindGroupEntry[] = [];
-    for (const [binding, b] of d.binds.entries()) entries.push({ binding, resource: { buffer: await this.buffer(b.buffer), offset: b.offset ?? 0, size: b.bytes } });
+  private async dispatch(i: number, d: Dispatch, pipeline: GPUComputePipeline): Promise<void> {
+    let group = this.groups[i];
+    if (!group) {
+      const entries: GPUBindGroupEntry[] = [];
+      for (const [binding, b] of d.binds.entries()) entries.push({ binding, resource: { buffer: await this.buffer(b.buffer), offset: b.offset ?? 0, size: b.bytes } });
+      group = this.device.createBindGroup({ label: d.label, layout: pipeline.getBindGroupLayout(0), entries });
+      if (this.keep) this.groups[i] = group;
+    }
     if (!this.encoder) {
       this.device.pushErrorScope("validation");
       this.encoder = this.device.createCommandEncoder();
       this.pass = this.encoder.beginComputePass();
     }
     this.pass!.setPipeline(pipeline);
-    this.pass!.setBindGroup(0, this.device.createBindGroup({ label: d.label, layout: pipeline.getBindGroupLayout(0), entries }));
+    this.pass!.setBindGroup(0, group);
     this.pass!.dispatchWorkgroups(...d.groups);
     this.cost += d.cost;
     this.load += Math.max(d.cost, launchCost);
@@ -284,15 +322,18 @@ class Run {
   }
 
   private async read(i: number, offset: number, bytes: number): Promise<Uint8Array> {
-    const copy = await this.create("readback", bytes, GPUBufferUsage.MAP_READ | GPUBufferUsage.COPY_DST);
+    const copy = this.copies.get(bytes) ?? (await this.create("readback", bytes, GPUBufferUsage.MAP_READ | GPUBufferUsage.COPY_DST));
+    if (this.keep) this.copies.set(bytes, copy);
     try {
       const encoder = this.device.createCommandEncoder();
       encoder.copyBufferToBuffer(await this.buffer(i), offset, copy, 0, bytes);
       this.device.queue.submit([encoder.finish()]);
       await copy.mapAsync(GPUMapMode.READ);
-      return new Uint8Array(copy.getMappedRange()).slice();
+      const data = new Uint8Array(copy.getMappedRange()).slice();
+      copy.unmap();
+      return data;
     } finally {
-      copy.destroy();
+      if (!this.keep) copy.destroy();
     }
   }
 
@@ -311,5 +352,7 @@ class Run {
       void this.device.popErrorScope().catch(() => undefined);
     }
     this.p.buffers.forEach((_, i) => this.destroy(i));
+    for (const copy of this.copies.values()) copy.destroy();
+    this.copies.clear();
   }
 }

@@ -69,7 +69,7 @@ function roundEven(v: number): number {
   return r - v === 0.5 && r % 2 !== 0 ? r - 1 : r;
 }
 
-function halfToFloat(h: number): number {
+export function halfToFloat(h: number): number {
   const exponent = (h >> 10) & 0x1f;
   const mantissa = h & 0x3ff;
   const sign = h & 0x8000 ? -1 : 1;
@@ -79,7 +79,7 @@ function halfToFloat(h: number): number {
 }
 
 /** To nearest, ties to even; too large becomes infinite. */
-function floatToHalf(v: number): number {
+export function floatToHalf(v: number): number {
   word[0] = v;
   const b = bits[0]! & 0x7fffffff;
   const sign = (bits[0]! >>> 16) & 0x8000;

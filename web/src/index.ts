@@ -6,6 +6,7 @@
  * const generator = await Generator.open("/generator/", { onProgress: (p) => console.log(p.done, p.total) });
  * const adapter = await generator.generate({ name: "prompts.txt", data: new TextEncoder().encode("…") });
  * adapter.files["adapter_model.safetensors"];
+ * await generator.answer({ base: "/base.gguf", prompt: "…" }, { onText: (row, piece) => console.log(row, piece) });
  * generator.close();
  * ```
  *
@@ -13,12 +14,13 @@
  * too, unless it is told other places.
  */
 
-import type { Adapter, GenerateOptions } from "./session";
+import type { Adapter, AnswerRequest, GenerateOptions } from "./session";
+import type { Answers } from "./llama";
 import type { RunProgress } from "./executor";
 import type { DownloadProgress, Manifest, Place } from "./store";
 import type { Reply, Request } from "./worker";
 
-export type { Adapter, DownloadProgress, GenerateOptions, Manifest, Place, RunProgress };
+export type { Adapter, AnswerRequest, Answers, DownloadProgress, GenerateOptions, Manifest, Place, RunProgress };
 export type { FeedInfo, Report } from "./abi";
 
 /** What went wrong; problem says whether it was the GPU, or that the user cancelled. */
@@ -56,6 +58,18 @@ export class Generator {
   /** Makes an adapter of prompts. One at a time. */
   async generate(options: GenerateOptions, o: { signal?: AbortSignal; onProgress?: (p: RunProgress) => void } = {}): Promise<Adapter> {
     return (await this.work.ask({ do: "generate", options }, o.signal, (p) => o.onProgress?.(p as RunProgress))) as Adapter;
+  }
+
+  /**
+   * Lets the base model answer a prompt without and with the adapter that was generated last.
+   * onText is called with each piece of an answer as it comes.
+   */
+  async answer(options: AnswerRequest, o: { signal?: AbortSignal; onProgress?: (p: DownloadProgress) => void; onText?: (row: "base" | "adapter", piece: string) => void } = {}): Promise<Answers & { device: string; software: boolean }> {
+    return (await this.work.ask({ do: "answer", options }, o.signal, (p) => {
+      const said = p as DownloadProgress | { row: "base" | "adapter"; piece: string };
+      if ("row" in said) o.onText?.(said.row, said.piece);
+      else o.onProgress?.(said);
+    })) as Answers & { device: string; software: boolean };
   }
 
   close(): void {

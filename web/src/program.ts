@@ -73,7 +73,7 @@ export interface Read {
 export const programVersion = 1;
 
 /** How many bytes a unit of a storage type has that is never cut. */
-export const units: Readonly<Record<string, number>> = { F32: 4, F16: 4, Q8: 36 };
+export const units: Readonly<Record<string, number>> = { F32: 4, F16: 4, Q8: 36, Q4_1: 20 };
 
 const most = { kernels: 1 << 10, buffers: 1 << 20, dispatches: 1 << 20, reads: 1 << 16, bytes: 2 ** 40, text: 1 << 20 };
 
@@ -125,10 +125,10 @@ function checkSource(b: Buffer, where: string): void {
     case "weights":
     case "input": {
       const unit = s.kind === "input" ? 4 : units[s.dtype ?? ""];
-      if (!unit) throw new Error(`${where}: type ${s.dtype}, expected F32, F16 or Q8`);
+      if (!unit) throw new Error(`${where}: type ${s.dtype}, expected F32, F16, Q8 or Q4_1`);
       const offset = s.offset ?? 0;
       const ok = typeof s.name === "string" && s.name !== "" && whole(offset) && offset % unit === 0 && offset <= most.bytes &&
-        whole(s.bytes) && s.bytes > 0 && s.bytes <= b.bytes && b.bytes - s.bytes <= 3 && (s.dtype !== "Q8" || s.bytes % unit === 0);
+        whole(s.bytes) && s.bytes > 0 && s.bytes <= b.bytes && b.bytes - s.bytes <= 3 && (unit === 4 || s.bytes % unit === 0);
       if (!ok) throw new Error(`${where}: source of ${s.bytes} bytes at ${offset} does not fit`);
       return;
     }

@@ -1,11 +1,12 @@
 // A generator that is ready: its files, the guest and a device. From here data goes the
 // way of the design: prompts -> text tokens -> condition -> weight tokens -> adapter.
 
-import { type FeedInfo, type FinishOptions, Guest, json, need, type Report, text } from "./abi";
-import { Device, type RunProgress } from "./executor";
+import { type AnswerInfo, type AnswerOptions, type FeedInfo, type FinishOptions, Guest, json, need, type Report, text } from "./abi";
+import { Device, type Held, type RunProgress } from "./executor";
+import { answer, type Answers, pieces, stepWeights } from "./llama";
 import { parse, type Program } from "./program";
-import type { Package } from "./store";
-import { Weights } from "./weights";
+import { type DownloadProgress, openFile, type Package } from "./store";
+import { type Ranged, Weights } from "./weights";
 
 export interface GenerateOptions {
   /** The prompts' file: its ending (.txt, .jsonl, .json, .csv) says how it is read. */
@@ -16,6 +17,16 @@ export interface GenerateOptions {
   format?: "peft" | "gguf";
   seed?: number;
   draw?: number;
+}
+
+export interface AnswerRequest {
+  /** The base model's GGUF file: its URL, or the file. */
+  base: string | File;
+  /** The user's turn, and the system's, the model's own if it is missing. */
+  prompt: string;
+  system?: string;
+  /** The most tokens of an answer, 128 if it is missing. */
+  tokens?: number;
 }
 
 /** An adapter: its files by name, and what is worth knowing of it. */
@@ -29,9 +40,15 @@ export interface Adapter {
   peakBytes: number;
 }
 
+const maxHead = 16 << 20; // of a base model's file: its metadata and table of contents
+const positions = 512; // of prompt and answer
+
 export class Session {
   private device: Device | undefined;
   private program: Program | undefined;
+  private last: { tokens: Uint8Array; options: FinishOptions } | undefined; // the adapter that was made
+  private base: { place: string | File; file: Ranged } | undefined;
+  private step: { program: string; adapter: Uint8Array; held: Held } | undefined; // on the device
 
   private constructor(private readonly guest: Guest, private readonly pack: Package, private readonly weights: Weights) {}
 
@@ -62,6 +79,7 @@ export class Session {
     if (!tokens) throw new Error("the program gave no weight tokens");
     const finishing = performance.now();
     const options: FinishOptions = { format: o.format ?? "peft", tool: "dnd web", prompts_sha256: prompts.sha256, seed: o.seed ?? 0, draw: o.draw ?? 0, backend: `webgpu in a browser, ${device.name}` };
+    this.last = { tokens, options };
     const parts: [string, Uint8Array][] = [["manifest", manifest], ["tokens", tokens], ["options", json(options)]];
     const condition = ran.outputs.get("condition");
     if (condition) parts.push(["condition", condition], ["mask", need(fed, "mask")]);
@@ -79,13 +97,53 @@ export class Session {
     };
   }
 
+  /** The base model's answers to a prompt, without and with the adapter that was made last. */
+  async answer(o: AnswerRequest, signal: AbortSignal, report: (p: DownloadProgress) => void, say: (row: "base" | "adapter", piece: string) => void): Promise<Answers & { device: string; software: boolean }> {
+    if (!this.last) throw new Error("no adapter was generated yet");
+    const tokens = o.tokens ?? 128;
+    if (!Number.isSafeInteger(tokens) || tokens < 1) throw new Error(`an answer of ${tokens} tokens, expected at least 1`);
+    if (this.base?.place !== o.base) {
+      this.drop();
+      this.base = { place: o.base, file: await openFile(o.base, signal, report) };
+    }
+    const file = this.base.file;
+    const finished = await this.guest.call("finish", new Map([["manifest", this.pack.raw], ["tokens", this.last.tokens], ["options", json({ ...this.last.options, format: "gguf" })]]));
+    const adapter = need(finished, "file/adapter.gguf");
+    const device = await this.open();
+    const options: AnswerOptions = { prompt: o.prompt, system: o.system ?? "", length: positions, base_bytes: file.size, limits: device.limits };
+    const planned = await this.guest.call("answer", new Map([["base", await file.read(0, Math.min(maxHead, file.size))], ["adapter", adapter], ["options", json(options)]]));
+    const info = JSON.parse(text(need(planned, "info"))) as AnswerInfo;
+    const vocabulary = pieces(need(planned, "pieces"));
+    signal.throwIfAborted();
+    // Another prompt has the same Program: what is on the device serves again.
+    const program = text(need(planned, "program"));
+    if (!this.step || this.step.program !== program || !equal(this.step.adapter, adapter)) {
+      this.drop();
+      const weights = stepWeights(info.tensors, { base: file, adapter: { size: adapter.length, read: async (offset, n) => adapter.subarray(offset, offset + n) } },
+        (done, total) => report({ path: "", done, total }));
+      this.step = { program, adapter, held: device.hold(parse(program), weights) };
+    }
+    try {
+      return { ...(await answer(this.step.held, info, vocabulary, Math.min(tokens, positions - info.prompt.length + 1), signal, say)), device: device.name, software: device.software };
+    } catch (err) {
+      this.drop();
+      throw err;
+    }
+  }
+
+  /** Takes the base model off the device. */
+  private drop(): void {
+    this.step?.held.close();
+    this.step = undefined;
+  }
+
   /** The device; a new one if the last was lost. */
   private async open(): Promise<Device> {
     if (!this.device) {
       const device = await Device.open();
       this.device = device;
       void device.lost.then(() => {
-        if (this.device === device) this.device = this.program = undefined;
+        if (this.device === device) this.device = this.program = this.step = undefined;
       });
     }
     return this.device;
@@ -108,4 +166,8 @@ export class Session {
   close(): void {
     this.device?.close();
   }
+}
+
+function equal(a: Uint8Array, b: Uint8Array): boolean {
+  return a.length === b.length && a.every((v, i) => v === b[i]);
 }

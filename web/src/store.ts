@@ -6,7 +6,7 @@ import { sha256 } from "@noble/hashes/sha2.js";
 import { bytesToHex } from "@noble/hashes/utils.js";
 
 import { type Cache, openCache } from "./cache";
-import type { Files } from "./weights";
+import type { Files, Ranged } from "./weights";
 
 /** The part of generator.json that a page reads itself; the guest checks all of it. */
 export interface Manifest {
@@ -96,8 +96,7 @@ async function newest(cache: Cache, url: URL, signal: AbortSignal): Promise<Uint
     signal.throwIfAborted();
     const kept = await cache.size(name);
     if (kept > 0) return cache.read(name, 0, kept);
-    const foreign = url.origin !== self.location.origin ? "; its server must allow other origins (CORS), and this page's must let it connect (dndgen serve --connect)" : "";
-    throw new Error(`${url} could not be loaded: ${(err as Error).message}${foreign}`);
+    throw unreachable(url, err);
   }
   if (!response.ok) throw new Error(`${url}: the server answered ${response.status} ${response.statusText}`);
   const raw = await bounded(response, maxManifest, `${url}`);
@@ -109,6 +108,50 @@ async function newest(cache: Cache, url: URL, signal: AbortSignal): Promise<Uint
   return raw;
 }
 
+function unreachable(url: URL, err: unknown): Error {
+  const foreign = url.origin !== self.location.origin ? "; its server must allow other origins (CORS), and this page's must let it connect (dndgen serve --connect)" : "";
+  return new Error(`${url} could not be loaded: ${(err as Error).message}${foreign}`);
+}
+
+/**
+ * Brings a single file whose hash nobody gives, such as a base model: from a URL, resumed and
+ * cached as a generator's files are, or one that the user chose. It is downloaded anew when the
+ * server says that it has changed.
+ */
+export async function openFile(place: string | File, signal: AbortSignal, report: (p: DownloadProgress) => void): Promise<Ranged> {
+  if (typeof place !== "string") {
+    return { size: place.size, read: async (offset, n) => new Uint8Array(await place.slice(offset, offset + n).arrayBuffer()) };
+  }
+  const url = new URL(place, self.location.href);
+  const cache = await openCache();
+  const name = (s: string): string => bytesToHex(sha256(new TextEncoder().encode(s)));
+  const note = name(`file ${url.href}`); // where it is said which version is cached
+  const kept = await cache.size(note);
+  const last = kept > 0 ? (JSON.parse(new TextDecoder().decode(await cache.read(note, 0, kept))) as { bytes: number; sha256: string }) : undefined;
+  let f: { path: string; bytes: number; sha256: string };
+  try {
+    const response = await fetch(url, { method: "HEAD", signal, cache: "no-cache" });
+    if (!response.ok) throw new Refused(`${url}: the server answered ${response.status} ${response.statusText}`);
+    const bytes = Number(response.headers.get("content-length"));
+    if (!Number.isSafeInteger(bytes) || bytes <= 0) throw new Refused(`${url}: the server does not say how large the file is`);
+    f = { path: url.pathname, bytes, sha256: name(`${url.href} ${bytes} ${response.headers.get("etag") ?? response.headers.get("last-modified") ?? ""}`) };
+  } catch (err) {
+    signal.throwIfAborted();
+    if (err instanceof Refused || !last || (await cache.size(last.sha256)) !== last.bytes) throw err instanceof Refused ? err : unreachable(url, err);
+    f = { path: url.pathname, ...last }; // without a network
+  }
+  await navigator.locks.request(`dnd-${f.sha256}`, { signal }, async () => {
+    const pace = new Pace(f.bytes, report);
+    if ((await cache.size(f.sha256)) > f.bytes) await cache.remove(f.sha256);
+    await complete(cache, url, f, signal, pace);
+    if (last?.sha256 === f.sha256) return;
+    if (last) await cache.remove(last.sha256);
+    await cache.remove(note);
+    await cache.append(note, new TextEncoder().encode(JSON.stringify({ bytes: f.bytes, sha256: f.sha256 })));
+  });
+  return { size: f.bytes, read: (offset, n) => cache.read(f.sha256, offset, n) };
+}
+
 /** Has a file in the cache, whole and checked. */
 async function bring(cache: Cache, url: URL, f: Manifest["files"][number], signal: AbortSignal, pace: Pace): Promise<void> {
   const have = await cache.size(f.sha256);
@@ -117,11 +160,19 @@ async function bring(cache: Cache, url: URL, f: Manifest["files"][number], signa
     if (f.bytes > maxCheck || (await hash(cache, f.sha256, have, signal)) === f.sha256) return;
   }
   if (have >= f.bytes) await cache.remove(f.sha256); // damaged in the cache
+  await complete(cache, url, f, signal, pace);
+  if ((await hash(cache, f.sha256, f.bytes, signal)) !== f.sha256) {
+    await cache.remove(f.sha256);
+    throw new Refused(`${url}: what was downloaded is not the file that generator.json describes (its SHA-256 differs)`);
+  }
+}
+
+/** Downloads what is missing at the end of a file, and goes on after a cut connection. */
+async function complete(cache: Cache, url: URL, f: Manifest["files"][number], signal: AbortSignal, pace: Pace): Promise<void> {
   let known = await cache.size(f.sha256);
   for (let failures = 0; ; ) {
     try {
-      await download(cache, url, f, signal, pace);
-      break;
+      return await download(cache, url, f, signal, pace);
     } catch (err) {
       signal.throwIfAborted();
       const now = await cache.size(f.sha256);
@@ -131,16 +182,11 @@ async function bring(cache: Cache, url: URL, f: Manifest["files"][number], signa
       await new Promise((done) => setTimeout(done, 200 * 2 ** failures));
     }
   }
-  if ((await hash(cache, f.sha256, f.bytes, signal)) !== f.sha256) {
-    await cache.remove(f.sha256);
-    throw new Refused(`${url}: what was downloaded is not the file that generator.json describes (its SHA-256 differs)`);
-  }
 }
 
 /** An answer that trying again does not change. */
 class Refused extends Error {}
 
-/** Downloads what is missing at the end of a file. */
 async function download(cache: Cache, url: URL, f: Manifest["files"][number], signal: AbortSignal, pace: Pace): Promise<void> {
   let at = await cache.size(f.sha256);
   if (f.bytes === 0) return cache.append(f.sha256, new Uint8Array(0));

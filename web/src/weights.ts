@@ -3,6 +3,12 @@
 
 import { decodeFloats, encodeFloats, nonFinite, unit } from "./floats";
 
+/** A file of which ranges can be read. */
+export interface Ranged {
+  size: number;
+  read(offset: number, n: number): Promise<Uint8Array>;
+}
+
 /** Files are a generator's files, wherever they are. */
 export interface Files {
   read(path: string, offset: number, length: number): Promise<Uint8Array>;

@@ -2,17 +2,20 @@
 // to it by the messages below.
 
 import { GPUProblem, type RunProgress } from "./executor";
-import { type Adapter, type GenerateOptions, Session } from "./session";
+import { type Adapter, type AnswerRequest, type GenerateOptions, Session } from "./session";
+import type { Answers } from "./llama";
 import { type DownloadProgress, type Manifest, open, type Place } from "./store";
 
 export type Request =
   | { id: number; do: "open"; wasm: string; place: Place }
   | { id: number; do: "generate"; options: GenerateOptions }
+  | { id: number; do: "answer"; options: AnswerRequest }
   | { id: number; do: "cancel" }; // the request of that id
 
 export type Reply =
   | { id: number; progress: DownloadProgress | RunProgress }
-  | { id: number; done: Manifest | Adapter }
+  | { id: number; progress: { row: "base" | "adapter"; piece: string } }
+  | { id: number; done: Manifest | Adapter | Answers }
   | { id: number; failed: string; problem: GPUProblem["kind"] | "cancelled" | undefined };
 
 let session: Session | undefined;
@@ -28,9 +31,15 @@ self.onmessage = async (e: MessageEvent<Request>): Promise<void> => {
   const control = new AbortController();
   running.set(r.id, control);
   try {
-    if (r.do === "open") send({ id: r.id, done: await load(r, control.signal) });
-    else {
-      if (!session) throw new Error("no generator is open");
+    if (r.do === "open") {
+      send({ id: r.id, done: await load(r, control.signal) });
+      return;
+    }
+    if (!session) throw new Error("no generator is open");
+    if (r.do === "answer") {
+      const done = await session.answer(r.options, control.signal, (progress) => send({ id: r.id, progress }), (row, piece) => send({ id: r.id, progress: { row, piece } }));
+      send({ id: r.id, done });
+    } else {
       const adapter = await session.generate(r.options, control.signal, (progress) => send({ id: r.id, progress }));
       send({ id: r.id, done: adapter }, Object.values(adapter.files).map((f) => f.buffer as ArrayBuffer));
     }

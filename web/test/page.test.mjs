@@ -15,6 +15,7 @@ import { Server } from "./server.mjs";
 
 const build = new URL("../../build/", import.meta.url).pathname;
 const generator = new URL("../../models/default/", import.meta.url).pathname;
+const base = join(build, "deps", "smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf");
 const screenshots = join(build, "screenshots");
 const executablePath = process.env.CHROMIUM ?? "/usr/bin/chromium";
 const args = ["--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader", "--enable-features=Vulkan"];
@@ -151,6 +152,22 @@ test("generates what dndgen generates", { timeout: 10 * minute }, async (t) => {
   const wide = await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
   assert.equal(wide, 0, "the page scrolls sideways on a phone");
   await page.screenshot({ path: join(screenshots, "phone.png"), fullPage: true });
+});
+
+test("the base model answers without and with the adapter, as it does natively", { timeout: 10 * minute }, async (t) => {
+  server.base = base;
+  t.after(() => (server.base = undefined));
+  const page = await visit(t);
+  await load(page);
+  await page.locator("#prompts").fill(prompts.join("\n"));
+  await generate(page);
+  await page.locator("#question").fill(prompts[0]);
+  await page.locator("#answer").click();
+  await note(page, "answer-note", "Done", 8 * minute);
+  const said = { base: await page.locator("#said-base").textContent(), adapter: await page.locator("#said-adapter").textContent() };
+  t.diagnostic(`${JSON.stringify(said)}: ${await page.locator("#answer-note").textContent()}`);
+  await page.locator("#answers").screenshot({ path: join(screenshots, "answers.png") });
+  assert.match(said.adapter, /^<label>\w+<\/label>$/);
 });
 
 test("a generation is cancelled, and a file of 10 MB is no trouble", { timeout: 5 * minute }, async (t) => {

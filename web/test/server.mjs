@@ -1,5 +1,5 @@
 // A static file server on localhost whose answers a test can spoil. URLs below /generator/
-// are a generator package, all others the page.
+// are a generator package, /base.gguf is a base model if there is one, all others the page.
 
 import { createReadStream, existsSync, statSync } from "node:fs";
 import { createServer } from "node:http";
@@ -15,9 +15,10 @@ export class Server {
   spoil = undefined;
   requests = [];
 
-  constructor(site, generator) {
+  constructor(site, generator, base) {
     this.site = site;
     this.generator = generator;
+    this.base = base;
     this.http = createServer((request, response) => this.answer(request, response));
   }
 
@@ -57,10 +58,12 @@ export class Server {
       "Content-Length": size - from,
       ...(range ? { "Content-Range": `bytes ${from}-${size - 1}/${size}` } : {}),
     });
-    createReadStream(file, { start: from }).pipe(response);
+    if (request.method === "HEAD") response.end();
+    else createReadStream(file, { start: from }).pipe(response);
   }
 
   file(path) {
+    if (path === "/base.gguf") return this.base;
     const inside = normalize(path).replace(/^\/+/, "");
     const file = inside.startsWith("generator/") ? join(this.generator, inside.slice("generator/".length)) : join(this.site, inside || "index.html");
     return existsSync(file) && statSync(file).isFile() ? file : undefined;

@@ -1,0 +1,139 @@
+// The base model in the page: its weights from ranges of two GGUF files, and its answers,
+// token after token, without and with an adapter. The guest plans the Program (answer).
+
+import { type AnswerInfo } from "./abi";
+import type { Held, WeightSource } from "./executor";
+import type { Ranged } from "./weights";
+import { decodeFloats, encodeFloats, floatToHalf, halfToFloat } from "./floats";
+
+const rows = 2;
+
+/** How an element or block of from bytes in a file becomes one of to bytes on the device. Nothing is lost. */
+interface Conversion {
+  from: number;
+  to: number;
+  convert?: (raw: Uint8Array, out: Uint8Array) => void;
+}
+
+const widen = (dtype: string) => (raw: Uint8Array, out: Uint8Array): void => out.set(encodeFloats("F32", decodeFloats(dtype, raw)));
+
+/** By the file's type and the device's. */
+const conversions: Readonly<Record<string, Conversion>> = {
+  "F32 F32": { from: 4, to: 4 },
+  "F16 F16": { from: 2, to: 2 },
+  "Q4_1 Q4_1": { from: 20, to: 20 },
+  "F16 F32": { from: 2, to: 4, convert: widen("F16") },
+  "BF16 F32": { from: 2, to: 4, convert: widen("BF16") },
+  // A Q8_0 block's scale is a half, the device's a float32.
+  "Q8_0 Q8": {
+    from: 34,
+    to: 36,
+    convert: (raw, out) => {
+      const [from, to] = [view(raw), view(out)];
+      for (let block = 0; block * 34 < raw.length; block++) {
+        to.setFloat32(36 * block, halfToFloat(from.getUint16(34 * block, true)), true);
+        out.set(raw.subarray(34 * block + 2, 34 * block + 34), 36 * block + 4);
+      }
+    },
+  },
+  // Q4_0 is scale·(nibble - 8): Q4_1 with the offset -8·scale.
+  "Q4_0 Q4_1": {
+    from: 18,
+    to: 20,
+    convert: (raw, out) => {
+      const [from, to] = [view(raw), view(out)];
+      for (let block = 0; block * 18 < raw.length; block++) {
+        const scale = from.getUint16(18 * block, true);
+        to.setUint16(20 * block, scale, true);
+        to.setUint16(20 * block + 2, floatToHalf(-8 * halfToFloat(scale)), true);
+        out.set(raw.subarray(18 * block + 2, 18 * block + 18), 20 * block + 4);
+      }
+    },
+  },
+};
+
+const view = (b: Uint8Array): DataView => new DataView(b.buffer, b.byteOffset, b.byteLength);
+
+/** The weights that a step's Program names, from the files of the base and the adapter. */
+export function stepWeights(tensors: AnswerInfo["tensors"], files: Record<"base" | "adapter", Ranged>, report: (done: number, total: number) => void): WeightSource {
+  const places = new Map(tensors.map((t) => [t.name, t]));
+  const total = tensors.reduce((n, t) => n + t.bytes, 0);
+  let done = 0;
+  return {
+    read: async (name, dtype, offset, n) => {
+      const t = places.get(name);
+      if (!t) throw new Error(`the base has no tensor ${name.slice(0, 64)}`);
+      const c = conversions[`${t.type} ${dtype}`];
+      const first = c ? (offset / c.to) * c.from : 0;
+      const bytes = c ? (n / c.to) * c.from : 0;
+      if (!c || !Number.isInteger(first) || !Number.isInteger(bytes) || first + bytes > t.bytes || t.offset + t.bytes > files[t.file].size) {
+        throw new Error(`tensor ${name}: bytes ${offset}+${n} as ${dtype} are asked for, it has ${t.bytes} of ${t.type}`);
+      }
+      const raw = await files[t.file].read(t.offset + first, bytes);
+      report((done += bytes), total);
+      if (!c.convert) return raw;
+      const out = new Uint8Array(n);
+      c.convert(raw, out);
+      return out;
+    },
+  };
+}
+
+/** The bytes of each token of a vocabulary (the guest's part pieces). */
+export function pieces(raw: Uint8Array): Uint8Array[] {
+  const list: Uint8Array[] = [];
+  const words = view(raw);
+  for (let at = 0; at < raw.length; ) {
+    const n = words.getUint32(at, true);
+    if (n > raw.length - at - 4) throw new Error("dnd.wasm: a token is longer than the list of tokens");
+    list.push(raw.subarray(at + 4, at + 4 + n));
+    at += 4 + n;
+  }
+  return list;
+}
+
+/** What was said, and how fast. */
+export interface Answers {
+  base: string;
+  adapter: string;
+  /** Tokens of the prompt, and the steps taken, of two tokens each. */
+  promptTokens: number;
+  steps: number;
+  seconds: number;
+}
+
+/** Answers the prompt in both rows, up to so many tokens each. text is called with each piece as it comes. */
+export async function answer(held: Held, info: AnswerInfo, vocabulary: Uint8Array[], tokens: number, signal: AbortSignal, text: (row: "base" | "adapter", piece: string) => void): Promise<Answers> {
+  const words = (list: number[]): Uint8Array => new Uint8Array(new Uint32Array(list).buffer);
+  const factor = new Uint8Array(new Float32Array(info.factor).buffer);
+  const decoders = [new TextDecoder(), new TextDecoder()];
+  const said: [string, string] = ["", ""];
+  const add = (row: number, piece: string): void => {
+    if (piece === "") return;
+    said[row as 0 | 1] += piece;
+    text(row === 0 ? "base" : "adapter", piece);
+  };
+  const started = performance.now();
+  const ended = [false, false];
+  let next = [0, 0];
+  let steps = 0;
+  for (let at = 0; at < info.prompt.length + tokens - 1 && !ended.every(Boolean); at++) {
+    const given = info.prompt[at];
+    if (given !== undefined) next = [given, given];
+    const result = await held.run(new Map([["tokens", words(next)], ["position", words([at])], ["factor", factor]]), signal);
+    steps++;
+    if (at < info.prompt.length - 1) continue;
+    const raw = result.outputs.get("next");
+    if (raw?.length !== 4 * rows) throw new Error("the program gave no next tokens");
+    next = [...new Uint32Array(raw.slice().buffer)];
+    for (let row = 0; row < rows; row++) {
+      ended[row] ||= info.ends.includes(next[row]!);
+      const piece = vocabulary[next[row]!];
+      if (ended[row]) continue;
+      if (!piece) throw new Error(`the program gave token ${next[row]} of a vocabulary of ${vocabulary.length}`);
+      add(row, decoders[row]!.decode(piece, { stream: true }));
+    }
+  }
+  decoders.forEach((d, row) => add(row, d.decode()));
+  return { base: said[0], adapter: said[1], promptTokens: info.prompt.length, steps, seconds: (performance.now() - started) / 1000 };
+}
