@@ -3,6 +3,7 @@ package main
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/drag-and-drop-lora/dnd/cmd/internal/backends"
@@ -41,6 +42,37 @@ func TestDevices(t *testing.T) {
 	}
 	if r := clitest.OK(t, "devices", "--quiet"); r.Stdout == "" {
 		t.Error("devices prints nothing")
+	}
+}
+
+func TestDoctor(t *testing.T) {
+	var d diagnosis
+	clitest.JSON(t, &d, "doctor", "--json")
+	if d.Backend == "" || d.Device == "" {
+		t.Errorf("computes on %q: %q", d.Backend, d.Device)
+	}
+	seen := map[string]bool{}
+	for _, c := range d.Checks {
+		seen[c.Name] = true
+		if c.Found == "" || c.State != "ok" && c.Advice == "" {
+			t.Errorf("%+v", c)
+		}
+	}
+	for _, name := range []string{"program", "processor", "memory", "WebGPU device", "PJRT", "generator", "guest", "cache"} {
+		if !seen[name] {
+			t.Errorf("nothing about %s in %+v", name, d.Checks)
+		}
+	}
+	// Where the cache cannot be, the rest is told all the same.
+	file := write(t, "file", "")
+	t.Setenv("DND_CACHE", filepath.Join(file, "cache"))
+	t.Setenv("DND_PJRT_PLUGIN", file)
+	t.Setenv("VK_DRIVER_FILES", file)
+	r := clitest.OK(t, "doctor")
+	for _, want := range []string{"warning  cache", "missing  WebGPU device", "missing  PJRT", "computes on cpu"} {
+		if !strings.Contains(r.Stdout, want) {
+			t.Errorf("no %q in\n%s", want, r.Stdout)
+		}
 	}
 }
 
