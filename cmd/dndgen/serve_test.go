@@ -46,7 +46,7 @@ func TestServe(t *testing.T) {
 	if r.Generator != p.Manifest.Name || r.Base != "/base.gguf" {
 		t.Errorf("%+v", r)
 	}
-	for path, want := range map[string]string{"": "contents of index.html", "dnd.wasm": "contents of dnd.wasm", "generator/generator.json": "{", "base/base.gguf": "GGUF"} {
+	for path, want := range map[string]string{"": "contents of index.html", "dnd.wasm": "contents of dnd.wasm", "generator/generator.json": "{", "base.gguf": "GGUF"} {
 		answer, err := http.Get(r.URL + path)
 		if err != nil {
 			t.Fatal(err)

@@ -34,6 +34,9 @@ type Command struct {
 	Short string // one line, for the list of commands
 	// Setup declares the flags and returns what runs when they are parsed.
 	Setup func(*pflag.FlagSet) Run
+	// Grace is how long the command may take to return after Ctrl-C, if that is longer than
+	// for others. A second Ctrl-C makes it as short as theirs.
+	Grace time.Duration
 }
 
 // Run does a command's work. It returns soon after ctx is done.
@@ -101,23 +104,38 @@ const grace = 700 * time.Millisecond
 // return soon after Ctrl-C (a driver or XLA may be deep in work that cannot be stopped) is
 // ended all the same; what it was writing is removed first.
 func Main(program, about string, commands []Command) {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
 	code := make(chan int, 1)
 	go func() { code <- Call(ctx, program, about, commands, os.Args[1:], os.Stdout, os.Stderr) }()
 	select {
 	case c := <-code:
 		os.Exit(c)
-	case <-ctx.Done():
+	case <-signals:
+		cancel()
 	}
-	select {
-	case c := <-code:
-		os.Exit(c)
-	case <-time.After(grace):
-		atomicfile.Abandon()
-		fmt.Fprintf(os.Stderr, "%s: interrupted\n", program)
-		os.Exit(Failed)
+	wait := grace
+	for _, c := range commands {
+		if len(os.Args) > 1 && c.Name == os.Args[1] {
+			wait = max(wait, c.Grace)
+		}
 	}
+	over := time.After(wait)
+	for waiting := true; waiting; {
+		select {
+		case c := <-code:
+			os.Exit(c)
+		case <-signals:
+			over = time.After(grace)
+		case <-over:
+			waiting = false
+		}
+	}
+	atomicfile.Abandon()
+	fmt.Fprintf(os.Stderr, "%s: interrupted\n", program)
+	os.Exit(Failed)
 }
 
 // Call is Main without a process: it runs the command that args name and returns the exit

@@ -53,6 +53,17 @@ var commands = []cli.Command{
 			})
 		}
 	}},
+	{Name: "drain", Args: "DIR", Short: "takes a while after its context", Grace: time.Minute, Setup: func(*pflag.FlagSet) cli.Run {
+		return func(ctx context.Context, e *cli.Env, args []string) error {
+			fmt.Fprintln(e.Stdout, "ready")
+			<-ctx.Done()
+			if args[0] == "ever" {
+				select {}
+			}
+			time.Sleep(time.Second)
+			return nil
+		}
+	}},
 	{Name: "wait", Args: "DIR", Short: "waits for its context", Setup: func(*pflag.FlagSet) cli.Run {
 		return func(ctx context.Context, e *cli.Env, _ []string) error {
 			fmt.Fprintln(e.Stdout, "ready")
@@ -124,6 +135,38 @@ func TestInterrupt(t *testing.T) {
 				t.Errorf("left behind: %v, %v", left, err)
 			}
 		})
+	}
+}
+
+// A command with a grace of its own gets it, unless Ctrl-C comes twice.
+func TestGrace(t *testing.T) {
+	for _, c := range []struct {
+		arg      string
+		again    bool
+		code     int
+		min, max time.Duration
+	}{{"while", false, cli.Done, time.Second, 5 * time.Second}, {"ever", true, cli.Failed, 0, 5 * time.Second}} {
+		cmd := clitest.Command(t, "drain", c.arg)
+		stdout, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := stdout.Read(make([]byte, 10)); err != nil {
+			t.Fatal(err)
+		}
+		begin := time.Now()
+		cmd.Process.Signal(os.Interrupt)
+		if c.again {
+			time.Sleep(100 * time.Millisecond)
+			cmd.Process.Signal(os.Interrupt)
+		}
+		cmd.Wait()
+		if d := time.Since(begin); d < c.min || d > c.max || cmd.ProcessState.ExitCode() != c.code {
+			t.Errorf("%s: exit code %d after %v", c.arg, cmd.ProcessState.ExitCode(), d)
+		}
 	}
 }
 
