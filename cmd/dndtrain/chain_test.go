@@ -156,6 +156,13 @@ func TestCollectFitExport(t *testing.T) {
 	}
 	clitest.Fails(t, 1, []string{run, "another configuration"}, append(fit, "--seed", "5")...)
 
+	onAnswers := filepath.Join(dir, "on answers")
+	clitest.JSON(t, &f, "fit", "--json", "--quiet", "--data", collected, "--layout", layout, "--encoder", minilm, "--out", onAnswers, "--batch", "2", "--steps", "4",
+		"--loss", "both", "--base", base, "--records", data, "--task-from", "1", "--task-records", "2")
+	if raw, err := os.ReadFile(filepath.Join(onAnswers, "metrics.jsonl")); err != nil || strings.Count(string(raw), "loss_on_answers") != 3 {
+		t.Errorf("metrics of a fit on answers: %s, %v", raw, err)
+	}
+
 	clitest.OK(t, "export", "--quiet", "--run", run, "--encoder", minilm, "--name", "tiny", "--out", out, "--weights", "f16",
 		"--base-model", "example/tiny", "--architecture", "llama", "--heads", "2", "--kv-heads", "1", "--held-out", "x,y", "--license", "MIT")
 	if _, err := generator.Verify(t.Context(), out, nil); err != nil {
@@ -232,6 +239,11 @@ func TestBadTraining(t *testing.T) {
 		{"fit with an unknown shape", 2, []string{"70b", "0.5b"}, []string{"fit", "--data", data, "--encoder", minilm, "--shape", "70b"}},
 		{"fit without encoder", 2, []string{"--encoder"}, []string{"fit", "--data", data, "--layout", layout}},
 		{"fit with batch 0", 2, []string{"batch"}, []string{"fit", "--data", data, "--layout", layout, "--encoder", minilm, "--batch", "0"}},
+		{"fit on answers without base", 2, []string{"--base"}, []string{"fit", "--data", data, "--layout", layout, "--encoder", minilm, "--loss", "task"}},
+		{"fit on answers without records", 2, []string{"--records"}, []string{"fit", "--data", data, "--layout", layout, "--encoder", minilm, "--loss", "both", "--base", base}},
+		{"fit on weights with a base", 2, []string{"--base"}, []string{"fit", "--data", data, "--layout", layout, "--encoder", minilm, "--base", base}},
+		{"fit on weights with a share", 2, []string{"loss on answers"}, []string{"fit", "--data", data, "--layout", layout, "--encoder", minilm, "--weights-share", "1"}},
+		{"fit with another loss", 2, []string{"--loss"}, []string{"fit", "--data", data, "--layout", layout, "--encoder", minilm, "--loss", "all"}},
 		{"fit on nothing", 1, []string{empty}, []string{"fit", "--data", empty, "--layout", layout, "--encoder", minilm}},
 		{"fit with no encoder there", 1, []string{empty}, []string{"fit", "--data", data, "--layout", layout, "--encoder", empty}},
 		{"export of nothing", 1, []string{empty}, []string{"export", "--run", empty, "--encoder", minilm, "--name", "x"}},

@@ -44,9 +44,13 @@ func fitGenerator(flags *pflag.FlagSet) cli.Run {
 	flags.Int64Var(&c.Seed, "seed", c.Seed, "seed of weights, pairs and noise")
 	flags.Float64Var(&c.Average, "average", c.Average, "share of the past in the exponential mean of the weights, which export then takes (0: the last weights)")
 	flags.IntVar(&c.SaveEvery, "save-every", c.SaveEvery, "steps between checkpoints")
+	task := addTaskFlags(flags)
 	dry := addPlanFlags(flags)
 	return func(ctx context.Context, e *cli.Env, _ []string) error {
 		if err := setArchitecture(flags, &c, *shape, *layout); err != nil {
+			return err
+		}
+		if err := task.configure(&c); err != nil {
 			return err
 		}
 		if err := cli.OneOf("backend", *name, backend.Auto, backend.PJRT, backend.CPU); err != nil {
@@ -59,6 +63,9 @@ func fitGenerator(flags *pflag.FlagSet) cli.Run {
 			return dry.run(ctx, e, &c, *shape+*layout, *devices, *name)
 		}
 		if err := cli.Required(flags, "data", "encoder", "out"); err != nil {
+			return err
+		}
+		if err := task.required(); err != nil {
 			return err
 		}
 		if err := c.Validate(); err != nil {
@@ -79,8 +86,16 @@ func fitGenerator(flags *pflag.FlagSet) cli.Run {
 		}
 		defer b.Finalize()
 
+		onAnswers, err := task.load(e, d.Sets, b)
+		if err != nil {
+			return err
+		}
+		if onAnswers != nil {
+			defer onAnswers.Model.Close()
+		}
+
 		bar := e.Bar()
-		result, err := fit.Run(ctx, c, d, fit.Resources{Encoder: text, Backend: b, Devices: *devices}, *out, func(p fit.Progress) {
+		result, err := fit.Run(ctx, c, d, fit.Resources{Encoder: text, Backend: b, Devices: *devices, Task: onAnswers}, *out, func(p fit.Progress) {
 			note := ""
 			if p.PerStep > 0 {
 				note = fmt.Sprintf("loss %.5f, %.2f steps/s", p.Smooth, 1/p.PerStep.Seconds())

@@ -125,14 +125,22 @@ func (l *Layout) Encode(a *Adapter, mode Mode, tokens []float32) error {
 	return nil
 }
 
+// Reversible is the error of a layout whose tokens cannot be turned back.
+func (l *Layout) Reversible() error {
+	if !l.room {
+		return fmt.Errorf("lora: tokens of (%d,%d) have no room for the frame beside the data: they cannot be turned back", l.h, l.w)
+	}
+	return nil
+}
+
 // Decode is FromTokens with the layout's base and tiling.
 func (l *Layout) Decode(tokens []float32, mode Mode) (*Adapter, error) {
 	size := l.h * l.w
 	if len(tokens) != l.count*size {
 		return nil, fmt.Errorf("lora: %d token values, expected (%d,%d,%d)", len(tokens), l.count, l.h, l.w)
 	}
-	if !l.room {
-		return nil, fmt.Errorf("lora: tokens of (%d,%d) have no room for the frame beside the data: they cannot be turned back", l.h, l.w)
+	if err := l.Reversible(); err != nil {
+		return nil, err
 	}
 	a := &Adapter{Base: l.base, Pairs: make([]Pair, len(l.base.Targets))}
 	r := l.base.Rank

@@ -105,7 +105,7 @@ func ReadRecord(dir string) (*Record, error) {
 		return nil, err
 	}
 	// What a run of before these settings did.
-	r := Record{Config: Config{Accumulate: 1, DType: F32}}
+	r := Record{Config: Config{Accumulate: 1, DType: F32, Loss: LossWeights}}
 	if err := json.Unmarshal(raw, &r); err != nil {
 		return nil, fmt.Errorf("%s: %w", filepath.Join(dir, recordName), err)
 	}

@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"strings"
 
 	"github.com/drag-and-drop-lora/dnd/graph/decoder"
 	"github.com/drag-and-drop-lora/dnd/graph/generator"
@@ -54,6 +55,42 @@ type Config struct {
 	Average float64 `json:"average"`
 	// SaveEvery is the number of steps between checkpoints.
 	SaveEvery int `json:"save_every"`
+
+	Loss string     `json:"loss"` // one of Losses
+	Task TaskConfig `json:"task"`
+}
+
+// TaskConfig is what the loss on answers adds; it is zero with LossWeights.
+type TaskConfig struct {
+	// From is the number of steps with the loss on weights alone, before that on answers;
+	// 0 with LossTask.
+	From int `json:"from"`
+	// Share is the loss on weights' beside that on answers; 0 with LossTask.
+	Share float64 `json:"weights_share"`
+	// Records is how many of the data set's records each pair of a step answers.
+	Records int `json:"records"`
+}
+
+// The losses of Config.Loss.
+const (
+	LossWeights = "weights" // mean square of weight tokens, the reference's
+	LossTask    = "task"    // the base model's on answers, through the generated adapter
+	LossBoth    = "both"    // weights first, then task with a share of weights
+)
+
+// Losses are all of them.
+var Losses = []string{LossWeights, LossTask, LossBoth}
+
+// SetLoss chooses a loss with its defaults: for LossBoth a fifth of the steps with the loss
+// on weights alone, and a tenth of it afterwards.
+func (c *Config) SetLoss(loss string) {
+	c.Loss, c.Task = loss, TaskConfig{}
+	if loss != LossWeights {
+		c.Task.Records = 4
+	}
+	if loss == LossBoth {
+		c.Task.From, c.Task.Share = c.Steps/5, 0.1
+	}
 }
 
 // The precisions of Config.DType.
@@ -69,7 +106,7 @@ func Defaults() Config {
 		Texts: 128, Length: 384, Pads: generator.PadsEncoded,
 		Steps: 4000, Batch: 64, Accumulate: 1, DType: F32, LearningRate: 3e-5, WarmUp: 1, WeightDecay: 0.1,
 		Beta1: 0.9, Beta2: 0.999, Epsilon: 1e-8, Clip: 1,
-		ConditionNoise: 1e-4, TargetNoise: 1e-5, Seed: 999, SaveEvery: 100,
+		ConditionNoise: 1e-4, TargetNoise: 1e-5, Seed: 999, SaveEvery: 100, Loss: LossWeights,
 	}
 }
 
@@ -105,6 +142,19 @@ func (c *Config) Validate() error {
 	check(c.WarmUp >= 0 && c.WarmUp < c.Steps, "warm_up %d, expected fewer than the %d steps", c.WarmUp, c.Steps)
 	check(c.Prompts >= 0, "prompts is %d, expected 0 for all or a positive number", c.Prompts)
 	check(c.SaveEvery > 0, "save_every is %d, expected a positive number", c.SaveEvery)
+	switch x := c.Task; c.Loss {
+	case LossWeights:
+		check(x == TaskConfig{}, "settings %+v of the loss on answers, but the loss is %s", x, c.Loss)
+	case LossTask:
+		check(x.From == 0 && x.Share == 0, "%d steps of and a share %v of the loss on weights, but the loss is %s", x.From, x.Share, c.Loss)
+		check(x.Records > 0, "%d records a pair, expected at least 1", x.Records)
+	case LossBoth:
+		check(x.From >= 0 && x.From < c.Steps, "%d steps with the loss on weights alone, expected fewer than the %d steps", x.From, c.Steps)
+		check(x.Share >= 0 && x.Share <= 1e6, "a share %v of the loss on weights, expected 0 to 1e6", x.Share)
+		check(x.Records > 0, "%d records a pair, expected at least 1", x.Records)
+	default:
+		check(false, "loss %q, expected %s", c.Loss, strings.Join(Losses, ", "))
+	}
 	return errors.Join(all...)
 }
 

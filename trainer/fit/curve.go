@@ -54,7 +54,7 @@ func (c *curve) smooth() float64 {
 func (c *curve) write(dir string) error {
 	smooth := c.smoothed()
 	p := plot.New()
-	p.Title.Text = "Weight-token loss"
+	p.Title.Text = "Loss"
 	p.X.Label.Text, p.Y.Label.Text = "step", "loss"
 	p.Y.Min = 0
 	each, mean := make(plotter.XYs, len(smooth)), make(plotter.XYs, len(smooth))

@@ -222,11 +222,14 @@ func (s *Standard) apply(tokens []float32) {
 type pick struct {
 	set, checkpoint int
 	prompts         []int
+	records         []int // of the loss on answers
 }
 
 // picks are the items of a step: any checkpoint of any data set, and fresh prompts of
-// that data set, without repetition while there are enough (d.4).
-func (d *Data) picks(c *Config, step int, pools []int) []pick {
+// that data set, without repetition while there are enough (d.4). pools are the numbers of
+// each data set's prompts; records, of its records, are nil in steps without the loss on
+// answers.
+func (d *Data) picks(c *Config, step int, pools, records []int) []pick {
 	rng := rand.New(rand.NewPCG(uint64(c.Seed), uint64(step)))
 	items := make([]pick, c.Batch)
 	for i := range items {
@@ -234,6 +237,11 @@ func (d *Data) picks(c *Config, step int, pools []int) []pick {
 		p := pick{set: set, checkpoint: rng.IntN(len(d.Sets[set].Checkpoints))}
 		for len(p.prompts) < c.Texts {
 			p.prompts = append(p.prompts, rng.Perm(pools[set])[:min(pools[set], c.Texts-len(p.prompts))]...)
+		}
+		if records != nil {
+			for range c.Task.Records {
+				p.records = append(p.records, rng.IntN(records[set]))
+			}
 		}
 		items[i] = p
 	}

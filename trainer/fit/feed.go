@@ -12,6 +12,7 @@ type feeder struct {
 	d        *Data
 	standard *Standard // nil unless the decoder is Affine
 	encoded  [][][]float32
+	answers  *answers // nil with LossWeights
 	devices  int
 	kept     map[[2]int]target
 	room     int
@@ -27,16 +28,17 @@ type target struct {
 // cacheBytes bounds the weight tokens that are kept in memory; others are read anew.
 const cacheBytes = 4 << 30
 
-func newFeeder(c *Config, d *Data, st *Standard, encoded [][][]float32, devices int) *feeder {
+func newFeeder(c *Config, d *Data, st *Standard, encoded [][][]float32, a *answers, devices int) *feeder {
 	t, h, w := d.layout.Shape()
-	return &feeder{c: c, d: d, standard: st, encoded: encoded, devices: devices, kept: map[[2]int]target{}, room: cacheBytes / (4 * t * h * w)}
+	return &feeder{c: c, d: d, standard: st, encoded: encoded, answers: a, devices: devices, kept: map[[2]int]target{}, room: cacheBytes / (4 * t * h * w)}
 }
 
 // fed is a part of a step that was made ahead: a shard for each device.
 type fed struct {
-	shards []shard
-	count  float64 // values of all the step's targets that are not NaN
-	err    error
+	shards  []shard
+	values  float64 // of all the step's targets that are not NaN
+	answers float64 // tokens of all the step's answers, 0 without the loss on them
+	err     error
 }
 
 // start makes the parts of step and of those after it, until ctx is done.
@@ -46,37 +48,57 @@ func (f *feeder) start(ctx context.Context, step int) <-chan fed {
 	for i := range f.encoded {
 		pools[i] = len(f.encoded[i])
 	}
+	var records []int
+	if f.answers != nil {
+		for _, list := range f.answers.examples {
+			records = append(records, len(list))
+		}
+	}
 	go func() {
 		defer close(out)
-		send := func(x fed) bool {
-			select {
-			case out <- x:
-				return x.err == nil
-			case <-ctx.Done():
-				return false
-			}
-		}
 		for ; step < f.c.Steps; step++ {
-			items := f.d.picks(f.c, step, pools)
-			count := 0
-			for _, item := range items {
-				x, err := f.target(item)
-				if err != nil {
-					send(fed{err: err})
-					return
-				}
-				count += x.count
+			from := records
+			if step < f.c.Task.From {
+				from = nil
 			}
-			each := len(items) / f.c.Accumulate
-			for j := range f.c.Accumulate {
-				part, err := f.part(items[j*each : (j+1)*each])
-				if !send(fed{part, float64(count), err}) {
-					return
-				}
+			if !f.step(ctx, f.d.picks(f.c, step, pools, from), out) {
+				return
 			}
 		}
 	}()
 	return out
+}
+
+// step sends the parts of a step, and tells whether others may follow.
+func (f *feeder) step(ctx context.Context, items []pick, out chan<- fed) bool {
+	send := func(x fed) bool {
+		select {
+		case out <- x:
+			return x.err == nil
+		case <-ctx.Done():
+			return false
+		}
+	}
+	var whole fed
+	for _, item := range items {
+		x, err := f.target(item)
+		if err != nil {
+			return send(fed{err: err})
+		}
+		whole.values += float64(x.count)
+	}
+	if f.answers != nil {
+		whole.answers = float64(f.answers.tokens(items))
+	}
+	each := len(items) / f.c.Accumulate
+	for j := range f.c.Accumulate {
+		part := whole
+		part.shards, part.err = f.part(items[j*each : (j+1)*each])
+		if !send(part) {
+			return false
+		}
+	}
+	return true
 }
 
 // part makes a shard for each device.
@@ -107,10 +129,17 @@ func (f *feeder) shard(items []pick) (shard, error) {
 		}
 		tokens = append(tokens, x.tokens...)
 	}
-	return shard{
+	x := shard{
 		condition: tensors.FromFlatDataAndDimensions(condition, len(items), in[0], in[1], in[2]),
 		target:    tensors.FromFlatDataAndDimensions(tokens, len(items), t, h, w),
-	}, nil
+	}
+	if items[0].records != nil {
+		var err error
+		if x.batch, err = f.answers.batch(items); err != nil {
+			return shard{}, err
+		}
+	}
+	return x, nil
 }
 
 func (f *feeder) target(item pick) (target, error) {

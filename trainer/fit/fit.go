@@ -34,6 +34,8 @@ type Resources struct {
 	Backend backend.Backend
 	// Devices is how many of the backend's devices share a step's pairs; 0 is one.
 	Devices int
+	// Task is for the loss on answers, nil with LossWeights.
+	Task *Task
 }
 
 // Run fits a decoder on data and writes checkpoints, metrics.jsonl, TensorBoard events and loss.png
@@ -46,6 +48,13 @@ func Run(ctx context.Context, c Config, d *Data, r Resources, dir string, report
 	r.Devices = max(r.Devices, 1)
 	if err := errors.Join(c.Validate(), c.fits(d, &r)); err != nil {
 		return nil, err
+	}
+	var onAnswers *answers
+	if c.Loss != LossWeights {
+		var err error
+		if onAnswers, err = newAnswers(r.Task, d); err != nil {
+			return nil, fmt.Errorf("fit: %w", err)
+		}
 	}
 	run, err := open(dir, &c, d)
 	if err != nil {
@@ -66,7 +75,12 @@ func Run(ctx context.Context, c Config, d *Data, r Resources, dir string, report
 	if err := writeJSON(filepath.Join(dir, coverageName), coverage); err != nil {
 		return nil, err
 	}
-	s, err := newStepper(&c, r.Backend, r.Devices, weight)
+	if onAnswers != nil {
+		if err := onAnswers.place(run.standard, r.Devices); err != nil {
+			return nil, err
+		}
+	}
+	s, err := newStepper(&c, r.Backend, r.Devices, weight, onAnswers)
 	if err != nil {
 		return nil, err
 	}
@@ -78,7 +92,7 @@ func Run(ctx context.Context, c Config, d *Data, r Resources, dir string, report
 
 	feeding, stop := context.WithCancel(ctx)
 	defer stop()
-	batches := newFeeder(&c, d, run.standard, encoded, r.Devices).start(feeding, run.step)
+	batches := newFeeder(&c, d, run.standard, encoded, onAnswers, r.Devices).start(feeding, run.step)
 	log, err := openMetrics(dir, run.step)
 	if err != nil {
 		return nil, err
@@ -87,20 +101,21 @@ func Run(ctx context.Context, c Config, d *Data, r Resources, dir string, report
 	started, from := time.Now(), run.step
 	for run.step < c.Steps {
 		begin := time.Now()
-		loss, norm, err := s.step(run.step, batches, states)
+		l, norm, err := s.step(run.step, batches, states)
 		if err != nil {
 			if ctx.Err() != nil {
 				return nil, errors.Join(ctx.Err(), run.save(&c))
 			}
 			return nil, err
 		}
+		loss := l.total
 		if math.IsNaN(loss) || math.IsInf(loss, 0) {
 			return nil, fmt.Errorf("fit: the loss is %v at step %d: lower the learning rate; the last checkpoint is whole", loss, run.step+1)
 		}
 		run.step++
 		rate := c.Rate(run.step - 1)
 		run.curve.add(run.step, loss, norm, rate)
-		if err := log.add(Metrics{run.step, loss, run.curve.smooth(), norm, rate, time.Since(begin).Seconds()}); err != nil {
+		if err := log.add(Metrics{run.step, loss, run.curve.smooth(), l.weights, l.answers, norm, rate, time.Since(begin).Seconds()}); err != nil {
 			return nil, err
 		}
 		if run.step%c.SaveEvery == 0 || run.step == c.Steps {

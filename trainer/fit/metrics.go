@@ -19,10 +19,15 @@ import (
 type Metrics struct {
 	Step     int     `json:"step"` // from 1
 	Loss     float64 `json:"loss"`
-	Smoothed float64 `json:"smoothed"`      // exponential mean of the loss
-	Norm     float64 `json:"gradient_norm"` // before clipping
-	Rate     float64 `json:"learning_rate"`
-	Seconds  float64 `json:"seconds"` // that the step took
+	Smoothed float64 `json:"smoothed"` // exponential mean of the loss
+	// Weights and Answers are the losses on weights and answers that Loss is made of;
+	// Answers is absent in steps without it.
+	Weights float64 `json:"loss_on_weights"`
+	Answers float64 `json:"loss_on_answers,omitempty"`
+
+	Norm    float64 `json:"gradient_norm"` // before clipping
+	Rate    float64 `json:"learning_rate"`
+	Seconds float64 `json:"seconds"` // that the step took
 }
 
 const metricsName = "metrics.jsonl"
@@ -87,8 +92,11 @@ func (m *metrics) add(x Metrics) error {
 	if _, err := m.lines.Write(append(line, '\n')); err != nil {
 		return fmt.Errorf("fit: %w", err)
 	}
-	return m.events.Add(x.Step, tfevents.Scalar{Tag: "loss", Value: x.Loss}, tfevents.Scalar{Tag: "gradient_norm", Value: x.Norm},
-		tfevents.Scalar{Tag: "learning_rate", Value: x.Rate}, tfevents.Scalar{Tag: "seconds", Value: x.Seconds})
+	scalars := []tfevents.Scalar{{Tag: "loss", Value: x.Loss}, {Tag: "loss_on_weights", Value: x.Weights}, {Tag: "gradient_norm", Value: x.Norm},
+		{Tag: "learning_rate", Value: x.Rate}, {Tag: "seconds", Value: x.Seconds}}
+	if x.Answers != 0 {
+		scalars = append(scalars, tfevents.Scalar{Tag: "loss_on_answers", Value: x.Answers})
+	}
+	return m.events.Add(x.Step, scalars...)
 }
-
 func (m *metrics) close() error { return errors.Join(m.lines.Close(), m.events.Close()) }

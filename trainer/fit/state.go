@@ -1,7 +1,6 @@
 package fit
 
 import (
-	"fmt"
 	"math"
 	"math/rand/v2"
 
@@ -53,12 +52,9 @@ func (s *state) copies(c *Config, n int) ([]*state, error) {
 		other := &state{}
 		from, to := s.parts(c), other.parts(c)
 		for i := range from {
-			for _, x := range *from[i].list {
-				v, err := tensors.CopyFlatData[float32](x)
-				if err != nil {
-					return nil, fmt.Errorf("fit: copy the state: %w", err)
-				}
-				*to[i].list = append(*to[i].list, tensors.FromFlatDataAndDimensions(v, x.Shape().Dimensions...))
+			var err error
+			if *to[i].list, err = copied(*from[i].list); err != nil {
+				return nil, err
 			}
 		}
 		all = append(all, other)

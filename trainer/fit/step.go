@@ -22,63 +22,103 @@ import (
 // part; XLA's Shardy adds the gradients up.
 type stepper struct {
 	c       *Config
+	b       backend.Backend
 	devices int
 	n       int // tensors of each kind
 
-	gradients, update *graph.Exec
-	weight            []*tensors.Tensor // (1,T,1,1) on each device
+	gradients *graph.Exec // with the loss on weights
+	task      *graph.Exec // with that on answers; nil without
+	update    *graph.Exec
+
+	weight  []*tensors.Tensor // of the loss on weights, (1,T,1,1) on each device
+	answers *answers          // nil without the loss on answers
 }
 
-// newStepper compiles for a number of devices. weight is the loss's, one a token.
-func newStepper(c *Config, b backend.Backend, devices int, weight []float32) (*stepper, error) {
-	s := &stepper{c: c, devices: devices, n: len(weights(c.Decoder))}
+// newStepper compiles for a number of devices. weight is that of the loss on weights, one
+// a token; a is nil with LossWeights.
+func newStepper(c *Config, b backend.Backend, devices int, weight []float32, a *answers) (*stepper, error) {
+	s := &stepper{c: c, b: b, devices: devices, n: len(weights(c.Decoder)), answers: a}
 	for range devices {
 		s.weight = append(s.weight, tensors.FromFlatDataAndDimensions(weight, 1, len(weight), 1, 1))
 	}
+	exec := func(f func([]*graph.Node) []*graph.Node, split int) (*graph.Exec, error) {
+		e, err := graph.NewExec(b.Backend, f)
+		if err == nil {
+			err = distribute(e, devices, split)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("fit: build the training step: %w", err)
+		}
+		return e, nil
+	}
 	var err error
-	if s.gradients, err = graph.NewExec(b.Backend, func(in []*graph.Node) []*graph.Node { return s.gradientsGraph(b, in) }); err == nil {
-		s.update, err = graph.NewExec(b.Backend, s.updateGraph)
+	if s.gradients, err = exec(func(in []*graph.Node) []*graph.Node { return s.gradientsGraph(in, false) }, 2); err != nil {
+		return nil, err
 	}
-	if err == nil {
-		err = s.distribute()
+	if a != nil {
+		if s.task, err = exec(func(in []*graph.Node) []*graph.Node { return s.gradientsGraph(in, true) }, 6); err != nil {
+			return nil, err
+		}
 	}
-	if err != nil {
-		return nil, fmt.Errorf("fit: build the training step: %w", err)
-	}
-	return s, nil
+	s.update, err = exec(s.updateGraph, 0)
+	return s, err
 }
 
-// distribute splits the pairs over the devices; everything else is the same on all.
-func (s *stepper) distribute() error {
-	if s.devices == 1 {
+// distribute splits the first inputs along their first axis over the devices; everything
+// else is the same on all.
+func distribute(e *graph.Exec, devices, split int) error {
+	if devices == 1 {
 		return nil
 	}
-	mesh, err := distributed.NewDeviceMesh([]int{s.devices}, []string{"data"})
+	mesh, err := distributed.NewDeviceMesh([]int{devices}, []string{"data"})
 	if err != nil {
 		return err
 	}
-	split, err := distributed.BuildSpec(mesh).S("data").Done()
+	along, err := distributed.BuildSpec(mesh).S("data").Done()
 	if err != nil {
 		return err
 	}
 	same := distributed.NewReplicatedShardingSpec(mesh)
-	s.gradients.AutoSharding(mesh).WithInputShardingSpecs(split, split, same).WithOutputShardingSpecs(same)
-	s.update.AutoSharding(mesh).WithInputShardingSpecs(same).WithOutputShardingSpecs(same)
+	specs := append(slices.Repeat([]*distributed.ShardingSpec{along}, split), same)
+	e.AutoSharding(mesh).WithInputShardingSpecs(specs...).WithOutputShardingSpecs(same)
 	return nil
 }
 
 func (s *stepper) close() {
 	free(s.weight)
-	s.gradients.Finalize()
-	s.update.Finalize()
+	for _, e := range []*graph.Exec{s.gradients, s.task, s.update} {
+		if e != nil {
+			e.Finalize()
+		}
+	}
+	if s.answers != nil {
+		s.answers.close()
+	}
 }
 
 // gradientsGraph is (condition (b,N,L,C), target (b,T,h,w), weight (1,T,1,1), number of
-// the step's values, random state, parameters, sums of gradients or none) to (share of
-// the loss, sums of gradients).
-func (s *stepper) gradientsGraph(b backend.Backend, in []*graph.Node) []*graph.Node {
-	condition, target, weight, count, random := in[0], in[1], in[2], in[3], in[4]
-	params, sums := in[5:5+s.n], in[5+s.n:]
+// the step's values, random state, parameters, sums of gradients or none) to (the part's
+// share of the loss, of that on weights and of that on answers, sums of gradients). With
+// task there are also the batch of records behind target, and the number of the step's
+// answers' tokens and answers.place's constants before the parameters.
+func (s *stepper) gradientsGraph(in []*graph.Node, task bool) []*graph.Node {
+	take := func(n int) []*graph.Node {
+		part := in[:n]
+		in = in[n:]
+		return part
+	}
+	var batch, count, constants []*graph.Node
+	pairs := take(2)
+	if task {
+		batch = take(4)
+	}
+	rest := take(3)
+	if task {
+		count, constants = take(1), take(len(s.answers.constants[0]))
+	}
+	params, sums := take(s.n), in
+
+	random := rest[2]
 	add := func(x *graph.Node, deviation float64) *graph.Node {
 		if deviation == 0 {
 			return x
@@ -87,19 +127,27 @@ func (s *stepper) gradientsGraph(b backend.Backend, in []*graph.Node) []*graph.N
 		random, noise = graph.RandomNormal(random, shapes.Make(dtypes.Float32, x.Shape().Dimensions...))
 		return graph.Add(x, graph.MulScalar(noise, deviation))
 	}
-	target = add(target, s.c.TargetNoise)
-	output := s.decode(params, condition, func(x *graph.Node) *graph.Node { return add(x, s.c.ConditionNoise) }, b)
-	loss := graph.Div(model.SquareError(output, target, weight), count)
+	target := add(pairs[1], s.c.TargetNoise)
+	output := s.decode(params, pairs[0], func(x *graph.Node) *graph.Node { return add(x, s.c.ConditionNoise) })
+	onWeights := graph.Div(model.SquareError(output, target, rest[0]), rest[1])
+	loss, onAnswers := onWeights, graph.ZerosLike(onWeights)
+	if task {
+		onAnswers = graph.Div(s.answers.loss(output, batch, constants), count[0])
+		loss = onAnswers
+		if share := s.c.Task.Share; share > 0 {
+			loss = graph.Add(loss, graph.MulScalar(onWeights, share))
+		}
+	}
 	grads := graph.Gradient(loss, params...)
 	for i, sum := range sums {
 		grads[i] = graph.Add(sum, grads[i])
 	}
-	return slices.Concat([]*graph.Node{loss}, grads)
+	return slices.Concat([]*graph.Node{loss, onWeights, onAnswers}, grads)
 }
 
 // decode is condition (b,N,L,C) to weight tokens (b,T,h,w), standardised if the decoder
 // is Affine.
-func (s *stepper) decode(params []*graph.Node, condition *graph.Node, noise func(*graph.Node) *graph.Node, b backend.Backend) *graph.Node {
+func (s *stepper) decode(params []*graph.Node, condition *graph.Node, noise func(*graph.Node) *graph.Node) *graph.Node {
 	p := model.Params{}
 	for i, t := range weights(s.c.Decoder) {
 		p[t.Name] = params[i]
@@ -109,7 +157,7 @@ func (s *stepper) decode(params []*graph.Node, condition *graph.Node, noise func
 	}
 	plain := s.c.Decoder
 	plain.Affine = false
-	return model.Decode(plain, p, condition, noise, b.NativeConvolution(), nil)
+	return model.Decode(plain, p, condition, noise, s.b.NativeConvolution(), nil)
 }
 
 // updateGraph is (rate, decay corrections 1-β₁ᵗ and 1-β₂ᵗ, share of the past in the mean,
@@ -133,10 +181,18 @@ func (s *stepper) updateGraph(in []*graph.Node) []*graph.Node {
 // shard is one device's share of a part of a step's pairs.
 type shard struct {
 	condition, target *tensors.Tensor
+	batch             []*tensors.Tensor // of records, for the loss on answers; nil without
 }
 
+func (x *shard) tensors() []*tensors.Tensor {
+	return append([]*tensors.Tensor{x.condition, x.target}, x.batch...)
+}
+
+// losses are a step's: what is minimised, and what it is made of.
+type losses struct{ total, weights, answers float64 }
+
 // step makes step i, from 0, with the parts that come from batches.
-func (s *stepper) step(i int, batches <-chan fed, states []*state) (loss, norm float64, err error) {
+func (s *stepper) step(i int, batches <-chan fed, states []*state) (l losses, norm float64, err error) {
 	var sums [][]*tensors.Tensor
 	for j := range s.c.Accumulate {
 		in, ok := <-batches
@@ -144,32 +200,39 @@ func (s *stepper) step(i int, batches <-chan fed, states []*state) (loss, norm f
 			in.err = context.Canceled
 		}
 		if in.err != nil {
-			return 0, 0, in.err
+			return l, 0, in.err
 		}
-		var share float64
-		if share, sums, err = s.part(i, j, in.shards, in.count, states, sums); err != nil {
-			return 0, 0, err
+		var share losses
+		if share, sums, err = s.part(i, j, in, states, sums); err != nil {
+			return l, 0, err
 		}
-		loss += share
+		l.total, l.weights, l.answers = l.total+share.total, l.weights+share.weights, l.answers+share.answers
 	}
 	norm, err = s.finish(i, sums, states)
-	return loss, norm, err
+	return l, norm, err
 }
 
 // part computes part j of step i, from 0, and adds its gradients to sums, which are nil
-// before the first part. count is the number of values of the whole step's targets that
-// are not NaN. It frees the shards and the old sums.
-func (s *stepper) part(i, j int, shards []shard, count float64, states []*state, sums [][]*tensors.Tensor) (loss float64, next [][]*tensors.Tensor, err error) {
+// before the first part. It frees the part's tensors and the old sums.
+func (s *stepper) part(i, j int, in fed, states []*state, sums [][]*tensors.Tensor) (share losses, next [][]*tensors.Tensor, err error) {
 	var own []*tensors.Tensor
-	for range shards {
+	for range in.shards {
 		random, err := graph.RNGStateFromSeed(s.c.Seed*1_000_003 + int64(i*s.c.Accumulate+j))
 		if err != nil {
-			return 0, nil, err
+			return share, nil, err
 		}
 		own = append(own, random)
 	}
-	out, err := s.call(s.gradients, func(d int) []any {
-		args := []any{shards[d].condition, shards[d].target, s.weight[d], float32(max(count, 1)), own[d]}
+	exec, task := s.gradients, in.shards[0].batch != nil
+	if task {
+		exec = s.task
+	}
+	out, err := s.call(exec, func(d int) []any {
+		args := appendAll(nil, in.shards[d].tensors())
+		args = append(args, s.weight[d], float32(max(in.values, 1)), own[d])
+		if task {
+			args = appendAll(append(args, float32(in.answers)), s.answers.constants[d])
+		}
 		args = appendAll(args, states[d].params)
 		if sums != nil {
 			args = appendAll(args, sums[d])
@@ -177,19 +240,21 @@ func (s *stepper) part(i, j int, shards []shard, count float64, states []*state,
 		return args
 	})
 	if err != nil {
-		return 0, nil, fmt.Errorf("fit: step %d: %w", i+1, err)
+		return share, nil, fmt.Errorf("fit: step %d: %w", i+1, err)
 	}
-	for _, x := range shards {
-		own = append(own, x.condition, x.target)
+	for _, x := range in.shards {
+		own = append(own, x.tensors()...)
 	}
 	free(own)
 	free(sums...)
-	loss = float64(tensors.ToScalar[float32](out[0][0]))
-	for d := range out {
-		free(out[d][:1])
-		next = append(next, out[d][1:])
+	for k, to := range []*float64{&share.total, &share.weights, &share.answers} {
+		*to = float64(tensors.ToScalar[float32](out[0][k]))
 	}
-	return loss, next, nil
+	for d := range out {
+		free(out[d][:3])
+		next = append(next, out[d][3:])
+	}
+	return share, next, nil
 }
 
 // finish makes step i's update with the sums of its parts' gradients, which it frees, and

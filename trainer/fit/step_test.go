@@ -29,7 +29,7 @@ func BenchmarkStep(b *testing.B) {
 			c.Decoder = decoder.Config{Class: decoder.FullCond, KernelSize: 3, Affine: true, Features: s.features}
 			c.Batch = s.batch
 			in, out := c.Decoder.Condition(), c.Decoder.Output()
-			step, err := newStepper(&c, be, 1, make([]float32, out[0]))
+			step, err := newStepper(&c, be, 1, make([]float32, out[0]), nil)
 			if err != nil {
 				b.Fatal(err)
 			}
@@ -47,8 +47,9 @@ func BenchmarkStep(b *testing.B) {
 					}
 					return tensors.FromFlatDataAndDimensions(v, shape...)
 				}
-				shards := []shard{{filled(c.Batch, in[0], in[1], in[2]), filled(c.Batch, out[0], out[1], out[2])}}
-				_, grads, err := step.part(i, 0, shards, float64(c.Batch*out[0]*out[1]*out[2]), states, nil)
+				pairs := fed{shards: []shard{{condition: filled(c.Batch, in[0], in[1], in[2]), target: filled(c.Batch, out[0], out[1], out[2])}},
+					values: float64(c.Batch * out[0] * out[1] * out[2])}
+				_, grads, err := step.part(i, 0, pairs, states, nil)
 				if err != nil {
 					b.Fatal(err)
 				}
