@@ -8,6 +8,7 @@ func main() {
 		{Name: "generate", Short: "make an adapter from prompts", Setup: generate},
 		{Name: "convert", Short: "adapters into other formats, added up, scaled, or merged into their base model", Setup: convert},
 		{Name: "diff", Args: "A B", Short: "how far two adapters are apart", Setup: diff},
+		{Name: "plot", Args: "PATH", Short: "an adapter as a heat map, in the terminal or as a PNG", Setup: plot},
 		{Name: "push", Short: "an adapter into a running vLLM or llama-server", Setup: push},
 		{Name: "encode", Short: "turn prompts into a condition", Setup: encode},
 		{Name: "decode", Short: "turn a condition into weight tokens", Setup: decode},

@@ -99,6 +99,27 @@ func TestInspect(t *testing.T) {
 	}
 }
 
+func TestPlot(t *testing.T) {
+	dir, out := golden.Path("tokens", "mini_0.5B"), filepath.Join(t.TempDir(), "a.png")
+	var r plotted
+	clitest.JSON(t, &r, "plot", "--json", "--out", out, dir)
+	if len(r.Modules) != 14 || len(r.Layers) != 2 || r.Out != out {
+		t.Errorf("plot: %+v", r)
+	}
+	difference := filepath.Join(t.TempDir(), "b.png")
+	clitest.OK(t, "diff", "--png", difference, dir, dir)
+	for _, path := range []string{out, difference} {
+		if raw := mustRead(t, path); !strings.HasPrefix(string(raw), "\x89PNG") {
+			t.Errorf("%s is no PNG", path)
+		}
+	}
+	if r := clitest.OK(t, "plot", dir); !strings.Contains(r.Stdout, "q_proj") || !strings.Contains(r.Stdout, "layer  1") {
+		t.Errorf("plot prints %q", r.Stdout)
+	}
+	clitest.Fails(t, 1, []string{"nowhere"}, "plot", "nowhere")
+	clitest.Fails(t, 1, []string{"nowhere"}, "plot", "--out", filepath.Join("nowhere", "a.png"), dir)
+}
+
 func TestInspectBadFiles(t *testing.T) {
 	dir := t.TempDir()
 	write := func(name, text string) string {
