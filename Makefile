@@ -80,6 +80,7 @@ test: lint deps build web ## lint, then every test; those of GPU code on two Vul
 	VK_DRIVER_FILES=$(LAVAPIPE) $(GO) test -count=1 -timeout $(TEST_TIMEOUT) $(GPU_PACKAGES)
 	@# -short: a browser on a software device takes minutes for the largest cases, which the two above have run.
 	$(GO) test -count=1 -short -timeout $(TEST_TIMEOUT) $(BROWSER_PACKAGES)
+	$(GO) run ./internal/madeup/write build/web-test/madeup
 	npm test --prefix web
 
 .PHONY: conformance

@@ -6,6 +6,7 @@ import "github.com/drag-and-drop-lora/dnd/cmd/internal/cli"
 func main() {
 	cli.Main("dndgen", "dndgen turns prompts into a LoRA adapter that is ready to load.", []cli.Command{
 		{Name: "generate", Short: "make an adapter from prompts", Setup: generate},
+		{Name: "try", Args: "PROMPT", Short: "a base model's answers to a prompt, without and with an adapter", Setup: try},
 		{Name: "convert", Short: "adapters into other formats, added up, scaled, or merged into their base model", Setup: convert},
 		{Name: "diff", Args: "A B", Short: "how far two adapters are apart", Setup: diff},
 		{Name: "plot", Args: "PATH", Short: "an adapter as a heat map, in the terminal or as a PNG", Setup: plot},

@@ -193,7 +193,8 @@ class Run {
       if (this.load >= this.budget || this.deadSize >= deadBytes) await this.submit(d.stage);
     }
     const end = p.dispatches.at(-1);
-    if (end) await this.clock(end.stage, started);
+    // A held Program's runs are short: reading waits for its work anyway.
+    if (end) await (this.keep ? this.submit(end.stage) : this.clock(end.stage, started));
     const outputs = new Map<string, Uint8Array>();
     for (const r of p.reads) {
       const data = await this.read(r.buffer, r.offset ?? 0, r.bytes);
@@ -206,6 +207,7 @@ class Run {
         outputs.set(r.name, joined);
       }
     }
+    await this.land();
     return { outputs, stages: this.stages, peakBytes: this.peak };
   }
 
