@@ -139,7 +139,11 @@ bench-browser: deps build web ## the shipped generator's decoder in Chromium, be
 	cd web && npx tsc --project bench/tsconfig.json
 	@mkdir -p build/bench
 	build/deps/venv/bin/python -W ignore bench/onnx.py --generator models/default --out build/bench/decoder.onnx
-	cd web && node bench/run.mjs --generator ../models/default --onnx ../build/bench/decoder.onnx --prompts ../$(DEMO_PROMPTS)
+	cd web && node bench/run.mjs --generator ../models/default --onnx ../build/bench/decoder.onnx --prompts ../$(DEMO_PROMPTS) --base ../$(DEMO_BASE)
+
+.PHONY: load-test
+load-test: build ## dndgen serve --api under 64 clients for two minutes, killed in the middle, as a table
+	$(GO) run ./internal/server/loadtest/run -- --backend cpu --queue 16
 
 .PHONY: fuzz
 fuzz: ## every fuzz target in turn, FUZZTIME (20s) each

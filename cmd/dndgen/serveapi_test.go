@@ -16,6 +16,7 @@ import (
 
 	"github.com/drag-and-drop-lora/dnd/cmd/internal/clitest"
 	"github.com/drag-and-drop-lora/dnd/internal/madeup"
+	"github.com/drag-and-drop-lora/dnd/internal/server/loadtest"
 )
 
 // apiProcess is dndgen serve --api as a process of its own.
@@ -203,6 +204,26 @@ func TestServeKilled(t *testing.T) {
 	}
 	p.Process.Signal(syscall.SIGTERM)
 	p.Wait()
+}
+
+// Under more load than it can do, killed in the middle, the server gives out nothing but
+// whole adapters and the advice to come again.
+func TestServeLoad(t *testing.T) {
+	generator := madeup.Open(t).Dir
+	r, err := loadtest.Run(t.Context(), loadtest.Options{
+		Command: func(args ...string) *exec.Cmd { return clitest.Command(t, args...) },
+		Args:    []string{"--generator", generator, "--backend", "cpu", "--queue", "4"},
+		Dir:     t.TempDir(), Clients: 24, Time: 3 * time.Second, Kill: true, Note: func(text string) { t.Log(text) },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var table strings.Builder
+	r.Print(&table)
+	t.Logf("\n%s", table.String())
+	if r.Wrongs > 0 || r.Latencies["own"].Count == 0 || r.Latencies["turned away"].Count == 0 || r.Again == 0 || len(r.Starts) != 3 {
+		t.Error("see above: nothing should be wrong, and of all kinds there should be some")
+	}
 }
 
 func TestServeAPIErrors(t *testing.T) {
