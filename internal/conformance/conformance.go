@@ -15,9 +15,11 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"testing"
 
 	"github.com/drag-and-drop-lora/dnd/graph"
+	"github.com/drag-and-drop-lora/dnd/graph/gguf"
 	"github.com/drag-and-drop-lora/dnd/graph/quant"
 	"github.com/drag-and-drop-lora/dnd/graph/safetensors"
 )
@@ -63,6 +65,17 @@ func (w Tensors) ReadWeights(name, dtype string, off int64, p []byte) error {
 		copy(p, all[off:])
 		return nil
 	}
+	if dtype == quant.Q41 {
+		all := make([]byte, len(values)/quant.Values*quant.BytesQ41)
+		if err := gguf.Encode(gguf.Q4_1, slices.Clone(values), all); err != nil {
+			return err
+		}
+		if !ok || off+int64(len(p)) > int64(len(all)) {
+			return fmt.Errorf("tensor %s has %d values, asked for %d bytes of Q4_1 at %d", name, len(values), len(p), off)
+		}
+		copy(p, all[off:])
+		return nil
+	}
 	size := safetensors.DType(dtype).Size()
 	if !ok || size == 0 || off%size != 0 || int64(len(p))%size != 0 || (off+int64(len(p)))/size > int64(len(values)) {
 		return fmt.Errorf("tensor %s has %d values, asked for %d bytes of %s at %d", name, len(values), len(p), dtype, off)
@@ -96,6 +109,7 @@ var groups = []struct {
 	{"conv", convolutions},
 	{"planes", planeCases},
 	{"tokens", tokenCases},
+	{"rows", rowsCases},
 	{"decoder", decoderCases},
 	{"encoder", encoderCases},
 }

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 
 	"github.com/drag-and-drop-lora/dnd/graph"
+	"github.com/drag-and-drop-lora/dnd/graph/gguf"
 	"github.com/drag-and-drop-lora/dnd/graph/quant"
 	"github.com/drag-and-drop-lora/dnd/graph/safetensors"
 )
@@ -35,6 +36,13 @@ func rounded(values []float32, dtype string) []float32 {
 		raw := make([]byte, quant.Size(int64(len(values))))
 		if err := errors.Join(quant.Encode(values, raw), quant.Decode(raw, out)); err != nil {
 			panic(err) // finite values, sizes that fit
+		}
+		return out
+	}
+	if dtype == quant.Q41 {
+		copy(out, values)
+		if err := gguf.Encode(gguf.Q4_1, out, make([]byte, len(values)/quant.Values*quant.BytesQ41)); err != nil {
+			panic(err) // whole blocks of finite values
 		}
 		return out
 	}
