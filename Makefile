@@ -52,6 +52,10 @@ man: build ## man pages, into build/man, and completion of bash, zsh and fish, i
 		for shell in bash zsh fish; do build/bin/$$program completion $$shell >build/completion/$$program.$$shell; done; \
 	done
 
+.PHONY: release
+release: web ## archives for Linux, macOS and Windows with checksums and bills of materials, into build/release
+	$(GO) run ./internal/release -out build/release
+
 # A task that the shipped generator was not fitted on.
 DEMO_PROMPTS := models/data/test/topic-tag.json
 DEMO_BASE    := build/deps/smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
