@@ -299,6 +299,7 @@ type view struct {
 	Adapter *struct {
 		URL, Name string
 		MediaType string `json:"media_type"`
+		SHA256    string
 		Bytes     int64
 		Report    engine.Report
 	}

@@ -181,7 +181,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, key results.Key) 
 	h.Set("Content-Disposition", mime.FormatMediaType("attachment", map[string]string{"filename": i.Name}))
 	h.Set("Content-Location", "/v1/adapters/"+key.String())
 	h.Set("Cache-Control", "private, no-cache")
-	h.Set("ETag", `"`+result.SHA256+`"`)
+	h.Set("ETag", `"`+i.SHA256+`"`)
 	http.ServeContent(w, r, "", time.Time{}, result)
 }
 

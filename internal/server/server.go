@@ -11,6 +11,8 @@ package server
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -92,6 +94,7 @@ type info struct {
 	MediaType string        `json:"media_type"`
 	Name      string        `json:"name"` // of the file
 	Bytes     int64         `json:"bytes"`
+	SHA256    string        `json:"sha256"`
 	Report    engine.Report `json:"report"`
 }
 
@@ -160,10 +163,11 @@ func (s *Server) make(ctx context.Context, key results.Key, r engine.Request, re
 	m := made{key: key, info: info{Report: a.Report}}
 	m.info.MediaType, m.info.Name = engine.FileType(r.Format)
 	var size counter
-	if err := a.Pack(&size); err != nil {
+	sum := sha256.New()
+	if err := a.Pack(io.MultiWriter(&size, sum)); err != nil {
 		return made{}, err
 	}
-	m.info.Bytes = int64(size)
+	m.info.Bytes, m.info.SHA256 = int64(size), hex.EncodeToString(sum.Sum(nil))
 	text, err := json.Marshal(m.info)
 	if err != nil {
 		return made{}, err

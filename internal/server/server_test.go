@@ -3,6 +3,7 @@ package server_test
 import (
 	"archive/zip"
 	"bytes"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -50,6 +51,9 @@ func TestJob(t *testing.T) {
 		answer := s.do("GET", made.Adapter.URL, "", nil)
 		if answer.StatusCode != 200 || int64(len(answer.body)) != made.Adapter.Bytes || answer.Header.Get("Content-Type") != made.Adapter.MediaType {
 			t.Errorf("%s: status %d, %d bytes of %s, want %+v", format, answer.StatusCode, len(answer.body), answer.Header.Get("Content-Type"), made.Adapter)
+		}
+		if sum := fmt.Sprintf("%x", sha256.Sum256(answer.body)); sum != made.Adapter.SHA256 || answer.Header.Get("ETag") != `"`+sum+`"` {
+			t.Errorf("%s: SHA-256 %s, want %s", format, sum, made.Adapter.SHA256)
 		}
 		if format == lora.GGUF {
 			path := filepath.Join(t.TempDir(), made.Adapter.Name)
