@@ -54,7 +54,7 @@ func addAPIFlags(flags *pflag.FlagSet) *api {
 	flags.VisitAll(func(f *pflag.Flag) { before[f.Name] = true })
 	flags.StringArrayVar(&a.generators, "also", nil, "--api: another generator that requests may name; may be repeated")
 	flags.StringVar(&a.tokenFile, "token-file", "", "--api: file of the tokens that let requests in, one a line (default: those in "+tokenVariable+"); none are needed on localhost")
-	flags.StringVar(&a.results, "results", "", "--api: folder that adapters are kept in (default: dndgen/results in the user's cache folder)")
+	flags.StringVar(&a.results, "results", "", "--api: folder that adapters are kept in (default: dnd/results in the user's cache folder)")
 	flags.Int64Var(&a.resultBytes, "results-bytes", 4<<30, "--api: most bytes of adapters that are kept")
 	flags.Int64Var(&a.weightBytes, "weights-bytes", 8<<30, "--api: most bytes of generators that are kept in memory; those beyond are read for every adapter")
 	flags.IntVar(&a.limits.Queue, "queue", a.limits.Queue, "--api: adapters that may wait for their turn; requests beyond are told to come again")
@@ -156,7 +156,7 @@ func (a *api) open(ctx context.Context, e *cli.Env, first *generator.Package, to
 		if err != nil {
 			return s, fmt.Errorf("no folder for adapters: %w: name one with --results", err)
 		}
-		dir = filepath.Join(cache, "dndgen", "results")
+		dir = filepath.Join(cache, "dnd", "results")
 	}
 	store, err := results.Open(dir, a.resultBytes)
 	if err != nil {

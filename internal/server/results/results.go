@@ -85,6 +85,14 @@ func Open(dir string, limit int64) (*Store, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("results: %w", err)
 	}
+	// Better now than with the first adapter.
+	probe, err := os.CreateTemp(dir, ".writable-*")
+	if err != nil {
+		return nil, fmt.Errorf("results: %w", err)
+	}
+	if err := errors.Join(probe.Close(), os.Remove(probe.Name())); err != nil {
+		return nil, fmt.Errorf("results: %w", err)
+	}
 	s := &Store{dir: dir, limit: limit}
 	entries, err := os.ReadDir(dir)
 	if err != nil {

@@ -172,6 +172,22 @@ func TestConcurrent(t *testing.T) {
 	}
 }
 
+// A folder that cannot be used is an error at once, not with the first adapter.
+func TestOpenFails(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, dir := range []string{file, filepath.Join(file, "folder"), "/proc/none"} {
+		if _, err := results.Open(dir, 1); err == nil {
+			t.Errorf("%s is taken", dir)
+		}
+	}
+	if _, err := results.Open(t.TempDir(), 0); err == nil {
+		t.Error("a limit of 0 is taken")
+	}
+}
+
 func TestParseKey(t *testing.T) {
 	k := key("a")
 	if got, err := results.ParseKey(k.String()); err != nil || got != k {
