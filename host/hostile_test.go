@@ -306,6 +306,45 @@ func TestOtherGuests(t *testing.T) {
 	}
 }
 
+// A guest sees no file, no argument and no variable of the host's.
+func TestGuestSeesNothing(t *testing.T) {
+	t.Setenv("SECRET", "1")
+	p := madeup.Open(t)
+	a := honest(t, p)
+	const prestat, environ, args = 0, 1, 2
+	call := func(f byte, x, y int64) []byte { return slices.Concat(i32(x), i32(y), []byte{0x10, f}) }
+	load := []byte{0x28, 0x02, 0x00}                                       // i32.load
+	trapIf := slices.Concat([]byte{0x04, 0x40}, unreachable, []byte{0x0b}) // if unreachable end
+	eqz := []byte{0x45}
+	// Descriptor 3 would be the first folder; counts are written to address 0.
+	nothing := slices.Concat(
+		call(prestat, 3, 0), eqz, trapIf,
+		call(environ, 0, 4), trapIf, i32(0), load, trapIf,
+		call(args, 0, 4), trapIf, i32(0), load, trapIf,
+	)
+	for _, c := range []struct {
+		name string
+		body []byte
+		want string // "" if it works
+	}{
+		{"sees nothing", nothing, ""},
+		// The same questions, answered the other way.
+		{"a folder", slices.Concat(call(prestat, 3, 0), trapIf), "trapped in _initialize"},
+		{"a variable", slices.Concat(call(environ, 0, 4), trapIf, i32(0), load, eqz, trapIf), "trapped in _initialize"},
+		{"an argument", slices.Concat(call(args, 0, 4), trapIf, i32(0), load, eqz, trapIf), "trapped in _initialize"},
+	} {
+		m := scripted(t, a)
+		m.wasi = []string{"fd_prestat_get", "environ_sizes_get", "args_sizes_get"}
+		m.bodies["_initialize"] = c.body
+		err := attack(t, t.Context(), p, m, host.Options{Executor: &pretender{}})
+		if c.want != "" {
+			wants(t, c.name, err, c.want)
+		} else if err != nil {
+			t.Errorf("%s: %v", c.name, err)
+		}
+	}
+}
+
 // A guest that trapped is thrown away: the next call gets a new one, not what the trap
 // left. This one would answer after its trap.
 func TestTrap(t *testing.T) {

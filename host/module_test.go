@@ -14,8 +14,10 @@ type module struct {
 	omit   string // a function that is not exported
 	// data lie in memory from dataAt on.
 	data []byte
-	// unknownImport is the name of a function that no host gives, start runs _initialize
-	// as the module's start function too.
+	// wasi are functions (i32, i32) i32 of WASI that it imports: the first functions, in this
+	// order. unknownImport is the name of one that no host gives, start runs _initialize as
+	// the module's start function too.
+	wasi          []string
 	unknownImport string
 	start         bool
 }
@@ -70,6 +72,9 @@ func (m module) assemble() []byte {
 	}
 	text := func(s string) []byte { return append(unsigned(uint64(len(s))), s...) }
 	var imports [][]byte
+	for _, name := range m.wasi {
+		imports = append(imports, slices.Concat(text("wasi_snapshot_preview1"), text(name), []byte{0x00, 0x05}))
+	}
 	if m.unknownImport != "" {
 		imports = append(imports, slices.Concat(text("env"), text(m.unknownImport), []byte{0x00, 0x04}))
 	}
@@ -90,11 +95,12 @@ func (m module) assemble() []byte {
 	exports = append(exports, slices.Concat(text("memory"), []byte{0x02, 0x00}))
 	pages := max(m.pages, uint32(dataAt>>16+len(m.data)>>16+1))
 	raw := slices.Concat([]byte("\x00asm\x01\x00\x00\x00"), section(1,
-		[]byte{0x60, 0, 1, 0x7f},             // () i32
-		[]byte{0x60, 1, 0x7f, 1, 0x7f},       // (i32) i32
-		[]byte{0x60, 1, 0x7f, 0},             // (i32)
-		[]byte{0x60, 2, 0x7f, 0x7f, 1, 0x7e}, // (i32, i32) i64
-		[]byte{0x60, 0, 0}))                  // ()
+		[]byte{0x60, 0, 1, 0x7f},              // () i32
+		[]byte{0x60, 1, 0x7f, 1, 0x7f},        // (i32) i32
+		[]byte{0x60, 1, 0x7f, 0},              // (i32)
+		[]byte{0x60, 2, 0x7f, 0x7f, 1, 0x7e},  // (i32, i32) i64
+		[]byte{0x60, 0, 0},                    // ()
+		[]byte{0x60, 2, 0x7f, 0x7f, 1, 0x7f})) // (i32, i32) i32
 	if len(imports) > 0 {
 		raw = append(raw, section(2, imports...)...)
 	}

@@ -30,16 +30,16 @@ var stdin io.Reader = os.Stdin
 // defaultGenerator is the package that comes with dnd.
 const defaultGenerator = "models/default"
 
-// find looks for files that come with dnd: beside the working directory's files or those
-// of the executable's folder.
+// find looks for files that come with dnd: beside the executable, in the tree that it was
+// built in, and only then in the working directory, which may be anybody's.
 func find(names ...string) (path string, ok bool) {
-	places := []string{"."}
+	var places []string
 	if exe, err := os.Executable(); err == nil {
 		for _, up := range []string{".", "..", "../.."} { // build/bin is two below
 			places = append(places, filepath.Join(filepath.Dir(exe), up))
 		}
 	}
-	for _, place := range places {
+	for _, place := range append(places, ".") {
 		for _, name := range names {
 			path := filepath.Join(place, filepath.FromSlash(name))
 			if _, err := os.Stat(path); err == nil {
@@ -55,18 +55,10 @@ func openPackage(ctx context.Context, e *cli.Env, name string) (*generator.Packa
 	if name != "" {
 		return generators.Open(ctx, e, name)
 	}
-	return openGenerator("")
-}
-
-// openGenerator opens a package in a folder, the default one if dir is "".
-func openGenerator(dir string) (*generator.Package, error) {
-	if dir != "" {
-		return generator.Open(dir)
-	}
 	if path, ok := find(defaultGenerator + "/" + generator.ManifestName); ok {
 		return generator.Open(filepath.Dir(path))
 	}
-	return nil, fmt.Errorf("%s was not found here or beside the program: %w: name a generator with --generator", defaultGenerator, fs.ErrNotExist)
+	return nil, fmt.Errorf("%s was not found beside the program or here: %w: name a generator with --generator", defaultGenerator, fs.ErrNotExist)
 }
 
 // generated is what generate prints.

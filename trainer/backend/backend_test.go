@@ -3,6 +3,7 @@ package backend_test
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -92,5 +93,22 @@ func TestPlugins(t *testing.T) {
 	defer b.Finalize()
 	if b.Name != backend.CPU || b.Skipped == nil {
 		t.Errorf("auto gave %s, skipped %v", b.Name, b.Skipped)
+	}
+}
+
+// A plugin is native code: only tests take one from the working directory.
+func TestPlacesOfOthers(t *testing.T) {
+	t.Setenv(backend.EnvSearch, "")
+	t.Setenv("XDG_DATA_HOME", "/data")
+	t.Chdir(t.TempDir())
+	wd, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, inTest := range []bool{false, true} {
+		here := slices.ContainsFunc(backend.Places(inTest), func(dir string) bool { return strings.HasPrefix(dir, wd) || !filepath.IsAbs(dir) })
+		if here != inTest {
+			t.Errorf("in a test: %v, looks in the working directory: %v", inTest, here)
+		}
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"testing"
 )
 
 // The environment variables that name plugins.
@@ -17,16 +18,18 @@ const (
 
 // Plugins lists the PJRT plugins that Open(PJRT) tries, as absolute paths, best first,
 // and the places that were searched. The file in DND_PJRT_PLUGIN stands alone. Otherwise
-// the places are, in this order: the folders in PJRT_PLUGIN_LIBRARY_PATH; build/deps/pjrt
-// beside the folder of the executable; build/deps/pjrt in the working directory or above
-// it; dnd/pjrt in the user's data folder (XDG_DATA_HOME). CUDA plugins come before
-// others, whatever their place.
+// the places are, in this order: the folders in PJRT_PLUGIN_LIBRARY_PATH; pjrt beside the
+// executable, deps/pjrt and build/deps/pjrt above it; dnd/pjrt in the user's data folder
+// (XDG_DATA_HOME). CUDA plugins come before others, whatever their place.
+//
+// The working directory is none of them: a plugin is a program, and whoever has written a
+// folder must not be able to run one when somebody uses dnd in it. Tests alone look there.
 func Plugins() (plugins, searched []string) {
 	if file := os.Getenv(EnvPlugin); file != "" {
 		return []string{absolute(file)}, []string{"$" + EnvPlugin}
 	}
 	seen := map[string]bool{}
-	for _, dir := range places() {
+	for _, dir := range places(testing.Testing()) {
 		dir = absolute(dir)
 		if seen[dir] {
 			continue
@@ -47,14 +50,16 @@ func Plugins() (plugins, searched []string) {
 	return plugins, searched
 }
 
-func places() []string {
+func places(inTest bool) []string {
 	dirs := filepath.SplitList(os.Getenv(EnvSearch))
 	dirs = slices.DeleteFunc(dirs, func(d string) bool { return d == "" })
 	inTree := filepath.Join("build", "deps", "pjrt")
 	if exe, err := os.Executable(); err == nil {
-		dirs = append(dirs, filepath.Join(filepath.Dir(exe), "..", inTree))
+		dir := filepath.Dir(exe)
+		// The last two are those of build/bin, and of bin, in a source tree.
+		dirs = append(dirs, filepath.Join(dir, "pjrt"), filepath.Join(dir, "..", "deps", "pjrt"), filepath.Join(dir, "..", inTree))
 	}
-	if wd, err := os.Getwd(); err == nil {
+	if wd, err := os.Getwd(); inTest && err == nil {
 		for {
 			dirs = append(dirs, filepath.Join(wd, inTree))
 			up := filepath.Dir(wd)

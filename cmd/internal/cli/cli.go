@@ -80,7 +80,7 @@ func OneOf(flag, value string, allowed ...string) error {
 // Message tells a person something, on stderr.
 func (e *Env) Message(format string, args ...any) {
 	if !e.Quiet {
-		fmt.Fprintf(e.Stderr, format+"\n", args...)
+		fmt.Fprintf(plain{e.Stderr}, format+"\n", args...)
 	}
 }
 
@@ -88,7 +88,7 @@ func (e *Env) Message(format string, args ...any) {
 // writes.
 func (e *Env) Result(object any, text func(w io.Writer)) error {
 	if !e.JSON {
-		text(e.Stdout)
+		text(plain{e.Stdout})
 		return nil
 	}
 	enc := json.NewEncoder(e.Stdout)
@@ -199,7 +199,7 @@ func (c Command) call(ctx context.Context, program string, args []string, stdout
 	if ctx.Err() != nil {
 		err = errors.New("interrupted")
 	}
-	fmt.Fprintf(stderr, "%s %s: %s\n", program, c.Name, oneLine(err))
+	fmt.Fprintf(plain{stderr}, "%s %s: %s\n", program, c.Name, oneLine(err))
 	if errors.As(err, new(usageError)) {
 		return Usage
 	}

@@ -3,6 +3,7 @@ package cli_test
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -90,7 +91,7 @@ func TestCall(t *testing.T) {
 		{[]string{"fail", "a.txt"}, cli.Failed, "", "program fail: a.txt: first line second line\n"},
 		{[]string{"greet", "--tine", "cold"}, cli.Usage, "", "program greet: unknown flag: --tine: did you mean --tone?\n"},
 		{[]string{"greet", "--nmae=Ada"}, cli.Usage, "", "program greet: unknown flag: --nmae: did you mean --name?\n"},
-		{[]string{"nope"}, cli.Usage, "", "program: unknown command \"nope\": expected greet, fail, hang, wait, completion, man, version\n"},
+		{[]string{"nope"}, cli.Usage, "", "program: unknown command \"nope\": expected greet, fail, hang, drain, wait, completion, man, version\n"},
 		{[]string{"geret"}, cli.Usage, "", "program: unknown command \"geret\": did you mean greet?\n"},
 		{[]string{"Fail"}, cli.Usage, "", "program: unknown command \"Fail\": did you mean fail?\n"},
 		{[]string{"completion", "csh"}, cli.Usage, "", "program completion: \"csh\": expected bash, zsh or fish\n"},
@@ -100,6 +101,27 @@ func TestCall(t *testing.T) {
 		if code != c.code || stdout.String() != c.stdout || stderr.String() != c.stderr {
 			t.Errorf("%q: exit code %d, stdout %q, stderr %q", c.args, code, stdout.String(), stderr.String())
 		}
+	}
+}
+
+// Text from files and servers cannot steer a terminal; JSON is exact.
+func TestTerminalEscapes(t *testing.T) {
+	const evil = "a\x1b]0;title\x07\u009b2J\u202eb\tü"
+	var stdout, stderr bytes.Buffer
+	cli.Call(t.Context(), "program", "A program.", commands, []string{"greet", "--name", evil}, &stdout, &stderr)
+	if want := "hello a\ufffd]0;title\ufffd\ufffd2J\ufffdb\tü\n"; stdout.String() != want {
+		t.Errorf("stdout %q, want %q", stdout.String(), want)
+	}
+	stdout.Reset()
+	cli.Call(t.Context(), "program", "A program.", commands, []string{"greet", "--json", "--name", evil}, &stdout, &stderr)
+	var r map[string]string
+	if err := json.Unmarshal(stdout.Bytes(), &r); err != nil || r["hello"] != evil {
+		t.Errorf("%q, %v", stdout.String(), err)
+	}
+	stderr.Reset()
+	cli.Call(t.Context(), "program", "A program.", commands, []string{"fail", evil}, &stdout, &stderr)
+	if strings.ContainsAny(stderr.String(), "\x1b\x07\u009b\u202e") {
+		t.Errorf("stderr %q", stderr.String())
 	}
 }
 

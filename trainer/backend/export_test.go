@@ -1,0 +1,4 @@
+package backend
+
+// Places are where plugins are looked for.
+func Places(inTest bool) []string { return places(inTest) }
