@@ -105,7 +105,7 @@ func convolutions(c decoder.Config, i int) []piece {
 // cut halves the longest plane axis, or where both are short the channels, until at most
 // limit multiply-accumulates are left.
 func (p piece) cut(limit float64) piece {
-	const side, channels = 16, 64
+	const side, channels = 32, 64
 	for p.macs() > limit {
 		rows, columns := &p.shape[p.axis.Rows()], &p.shape[p.axis.Columns()]
 		longest := rows
@@ -130,7 +130,7 @@ func (p piece) cut(limit float64) piece {
 // The multiply-accumulates of a timed piece: tenths of a second on two cores, and on a
 // GPU enough to fill it.
 const (
-	pieceCPU = 3e9
+	pieceCPU = 6e9
 	pieceGPU = 3e11
 )
 
