@@ -2,8 +2,11 @@ package main
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -25,11 +28,13 @@ import (
 // tokenVariable holds the tokens where there is no --token-file.
 const tokenVariable = "DNDGEN_TOKEN"
 
-// maxDrain bounds --drain, and drainGrace is what comes after it: answers under way, the
-// device's last tile.
 const (
-	maxDrain   = time.Hour
-	drainGrace = 10 * time.Second
+	// maxDrain bounds --drain.
+	maxDrain = time.Hour
+	// fetchTime is what answers under way get when all adapters are made.
+	fetchTime = 10 * time.Second
+	// drainGrace is all that comes after --drain: answers under way, the device's last tile.
+	drainGrace = fetchTime + 5*time.Second
 )
 
 // api are the flags of the HTTP API.
@@ -162,18 +167,40 @@ func (a *api) open(ctx context.Context, e *cli.Env, first *generator.Package, to
 	if err != nil {
 		return s, err
 	}
+	build, err := buildHash()
+	if err != nil {
+		return s, err
+	}
 	runner, err := a.backend.open(e)
 	if err != nil {
 		return s, err
 	}
 	s.close = append(s.close, runner.Close)
 	if s.engine, err = engine.New(engine.Options{
-		Runner: runner, Generators: packages, Memory: a.weightBytes, Weights: a.backend.Weights, Tool: tool(),
+		Runner: runner, Generators: packages, Memory: a.weightBytes, Weights: a.backend.Weights, Tool: tool(), Build: build,
 	}); err != nil {
 		return s, err
 	}
 	s.server, err = server.New(server.Options{Engine: s.engine, Store: store, Limits: a.limits, Tokens: tokens, Log: log})
 	return s, err
+}
+
+// buildHash is the SHA-256 of this program: another build may make other adapters.
+func buildHash() (string, error) {
+	path, err := os.Executable()
+	if err != nil {
+		return "", err
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	sum := sha256.New()
+	if _, err := io.Copy(sum, f); err != nil {
+		return "", fmt.Errorf("%s: %w", path, err)
+	}
+	return hex.EncodeToString(sum.Sum(nil)), nil
 }
 
 // serve serves the API, and the page if it is not nil, until ctx is done, and then as long
@@ -219,7 +246,7 @@ func (a *api) serve(ctx context.Context, listener net.Listener, s *service, toke
 		log.Warn("jobs were cancelled: there was no time to finish them")
 	}
 	<-loaded
-	last, cancel := context.WithTimeout(context.Background(), lastAnswers)
+	last, cancel := context.WithTimeout(context.Background(), fetchTime)
 	defer cancel()
 	if server.Shutdown(last) != nil {
 		err = errors.Join(err, server.Close())

@@ -4,10 +4,12 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -142,28 +144,30 @@ type config struct {
 	unloaded  bool
 	dir       string
 	cacheSize int64
-	generator *generator.Package
+	memory    int64 // for weights
+	second    bool  // a second generator
 }
 
 func start(t testing.TB, set func(*config)) *service {
 	t.Helper()
-	c := config{limits: server.DefaultLimits(), cacheSize: 1 << 30, dir: filepath.Join(t.TempDir(), "results")}
+	c := config{limits: server.DefaultLimits(), cacheSize: 1 << 30, memory: 1 << 30, dir: filepath.Join(t.TempDir(), "results")}
 	if set != nil {
 		set(&c)
 	}
-	if c.generator == nil {
-		c.generator = madeup.Open(t)
+	packages := []*generator.Package{madeup.Open(t)}
+	if c.second {
+		packages = append(packages, renamed(t, packages[0]))
 	}
 	s := &service{t: t, runner: newRunner(t), dir: c.dir, log: &buffer{}, headers: http.Header{}}
 	var err error
 	s.engine, err = engine.New(engine.Options{
-		Runner: s.runner, Generators: []*generator.Package{c.generator}, Memory: 1 << 30, Weights: "f32", Tool: "test 1",
+		Runner: s.runner, Generators: packages, Memory: c.memory, Weights: "f32", Tool: "test 1",
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if !c.unloaded {
-		if err := s.engine.Load(t.Context(), func(string) {}); err != nil {
+		if err := s.engine.Load(t.Context(), func(note string) { fmt.Fprintln(s.log, note) }); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -184,6 +188,30 @@ func start(t testing.TB, set func(*config)) *service {
 	t.Cleanup(s.stop)
 	s.readDocument()
 	return s
+}
+
+// renamed is a copy of a generator under the name "second".
+func renamed(t testing.TB, p *generator.Package) *generator.Package {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "second")
+	if err := os.CopyFS(dir, os.DirFS(p.Dir)); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, generator.ManifestName)
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw = bytes.Replace(raw, []byte(`"`+p.Manifest.Name+`"`), []byte(`"second"`), 1)
+	if err := os.WriteFile(path, raw, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	second, err := generator.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { second.Close() })
+	return second
 }
 
 // stop ends the server, and its jobs.

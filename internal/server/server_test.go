@@ -202,6 +202,35 @@ func TestGenerators(t *testing.T) {
 	}
 }
 
+// Requests choose among several generators. One that does not fit into memory beside the
+// others is read from its files, and says so.
+func TestTwoGenerators(t *testing.T) {
+	s := start(t, func(c *config) { c.second, c.memory = true, 5_000_000 })
+	first := s.engine.Generators()[0]
+	if bytes := first.Summary().Bytes; bytes > 5_000_000 || 2*bytes <= 5_000_000 {
+		t.Fatalf("a generator of %d bytes: the test expects that one fits into 5 MB and two do not", bytes)
+	}
+	for _, want := range []string{first.Manifest.Name + ": ", "second: ", "are in memory", "are read from " + s.engine.Generators()[1].Dir} {
+		if !strings.Contains(s.log.String(), want) {
+			t.Errorf("%q does not say %q", s.log, want)
+		}
+	}
+	urls := map[string]bool{}
+	for _, name := range []string{"", first.Manifest.Name, "second"} {
+		v := s.wait(s.do("POST", "/v1/jobs", body(t, []string{"one"}, map[string]any{"generator": name}), nil).job(t, http.StatusAccepted).ID)
+		if v.State != "done" {
+			t.Fatalf("%q: %+v", name, v)
+		}
+		if want := name; want != "" && v.Adapter.Report.Generator != want {
+			t.Errorf("made by %s, want %s", v.Adapter.Report.Generator, want)
+		}
+		urls[v.Adapter.URL] = true
+	}
+	if len(urls) != 2 {
+		t.Errorf("%d adapters, want 2", len(urls))
+	}
+}
+
 // The server is ready when its weights are loaded, and not before.
 func TestReady(t *testing.T) {
 	s := start(t, func(c *config) { c.unloaded = true })

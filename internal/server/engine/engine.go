@@ -34,8 +34,9 @@ type Options struct {
 	Memory int64
 	// Weights is the type that the runner holds weights in, since adapters depend on it.
 	Weights string
-	// Tool is the program's name and version, for the adapters' provenance.
-	Tool string
+	// Tool is the program's name and version, for the adapters' provenance. Build tells this
+	// build of it from all others.
+	Tool, Build string
 }
 
 // Engine makes adapters. All methods are safe for concurrent use.
@@ -182,7 +183,7 @@ func (e *Engine) Key(r Request) ([sha256.Size]byte, error) {
 		return [sha256.Size]byte{}, err
 	}
 	h := sha256.New()
-	for _, s := range []string{e.options.Tool, e.Backend(), e.options.Weights, g.SHA256, text.Hash(r.Prompts), r.Format} {
+	for _, s := range []string{e.options.Tool, e.options.Build, e.Backend(), e.options.Weights, g.SHA256, text.Hash(r.Prompts), r.Format} {
 		h.Write(binary.LittleEndian.AppendUint64(nil, uint64(len(s))))
 		h.Write([]byte(s))
 	}
