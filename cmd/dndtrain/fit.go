@@ -40,6 +40,7 @@ func fitGenerator(flags *pflag.FlagSet) cli.Run {
 	flags.Float64Var(&c.Clip, "clip", c.Clip, "largest norm of a gradient")
 	flags.Float64Var(&c.ConditionNoise, "condition-noise", c.ConditionNoise, "deviation of noise on the condition")
 	flags.Float64Var(&c.TargetNoise, "target-noise", c.TargetNoise, "deviation of noise on the weight tokens")
+	flags.Float64Var(&c.TokenDrop, "token-drop", c.TokenDrop, "share of the prompts' tokens that are left out of each step")
 	flags.IntVar(&c.Prompts, "prompts", c.Prompts, "prompts of each data set that take part (0: all)")
 	flags.Int64Var(&c.Seed, "seed", c.Seed, "seed of weights, pairs and noise")
 	flags.Float64Var(&c.Average, "average", c.Average, "share of the past in the exponential mean of the weights, which export then takes (0: the last weights)")

@@ -46,6 +46,9 @@ type Config struct {
 
 	ConditionNoise float64 `json:"condition_noise"` // deviation (d.3)
 	TargetNoise    float64 `json:"target_noise"`    // deviation (d.3)
+	// TokenDrop is the share of the prompts' tokens whose hidden states are set to zero, anew
+	// in every step, so that a generator does not hang on single words. The reference has none.
+	TokenDrop float64 `json:"token_drop"`
 	// Prompts is how many prompts of each data set take part, the first ones of the
 	// file; 0 is all. Their conditions are held in memory.
 	Prompts int   `json:"prompts"`
@@ -136,7 +139,7 @@ func (c *Config) Validate() error {
 		from, to float64
 	}{{"learning_rate", c.LearningRate, 1e-12, 10}, {"weight_decay", c.WeightDecay, 0, 10}, {"beta1", c.Beta1, 0, 1 - 1e-9}, {"beta2", c.Beta2, 0, 1 - 1e-9},
 		{"epsilon", c.Epsilon, 1e-30, 1}, {"clip", c.Clip, 1e-9, 1e9}, {"condition_noise", c.ConditionNoise, 0, 10}, {"target_noise", c.TargetNoise, 0, 10},
-		{"average", c.Average, 0, 1 - 1e-9}} {
+		{"token_drop", c.TokenDrop, 0, 0.99}, {"average", c.Average, 0, 1 - 1e-9}} {
 		check(v.value >= v.from && v.value <= v.to, "%s is %v, expected %v to %v", v.name, v.value, v.from, v.to)
 	}
 	check(c.WarmUp >= 0 && c.WarmUp < c.Steps, "warm_up %d, expected fewer than the %d steps", c.WarmUp, c.Steps)

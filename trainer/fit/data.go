@@ -222,7 +222,8 @@ func (s *Standard) apply(tokens []float32) {
 type pick struct {
 	set, checkpoint int
 	prompts         []int
-	records         []int // of the loss on answers
+	records         []int  // of the loss on answers
+	drop            uint64 // seed of Config.TokenDrop
 }
 
 // picks are the items of a step: any checkpoint of any data set, and fresh prompts of
@@ -242,6 +243,9 @@ func (d *Data) picks(c *Config, step int, pools, records []int) []pick {
 			for range c.Task.Records {
 				p.records = append(p.records, rng.IntN(records[set]))
 			}
+		}
+		if c.TokenDrop > 0 {
+			p.drop = rng.Uint64()
 		}
 		items[i] = p
 	}

@@ -2,6 +2,7 @@ package fit
 
 import (
 	"context"
+	"math/rand/v2"
 
 	"github.com/gomlx/gomlx/core/tensors"
 )
@@ -120,9 +121,11 @@ func (f *feeder) shard(items []pick) (shard, error) {
 	condition := make([]float32, 0, len(items)*in[0]*in[1]*in[2])
 	tokens := make([]float32, 0, len(items)*t*h*w)
 	for _, item := range items {
+		at := len(condition)
 		for _, p := range item.prompts {
 			condition = append(condition, f.encoded[item.set][p]...)
 		}
+		dropTokens(condition[at:], in[2], f.c.TokenDrop, item.drop)
 		x, err := f.target(item)
 		if err != nil {
 			return shard{}, err
@@ -140,6 +143,19 @@ func (f *feeder) shard(items []pick) (shard, error) {
 		}
 	}
 	return x, nil
+}
+
+// dropTokens sets a share of a condition's tokens, width values each, to zero.
+func dropTokens(condition []float32, width int, share float64, seed uint64) {
+	if share == 0 {
+		return
+	}
+	rng := rand.New(rand.NewPCG(seed, 0xd409))
+	for at := 0; at < len(condition); at += width {
+		if rng.Float64() < share {
+			clear(condition[at : at+width])
+		}
+	}
 }
 
 func (f *feeder) target(item pick) (target, error) {
