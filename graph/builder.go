@@ -137,7 +137,30 @@ func within(needs, limits Limits) error {
 			return fmt.Errorf("graph: the program needs %s %d, the limit is %d: plan for a device with more", c.what, c.needs, c.have)
 		}
 	}
+	if needs.ShaderF16 && !limits.ShaderF16 || needs.Subgroups && !limits.Subgroups {
+		return fmt.Errorf("graph: the program needs features (shader-f16 %v, subgroups %v) that the limits do not have", needs.ShaderF16, needs.Subgroups)
+	}
 	return nil
+}
+
+// subgroups is the constant of kernels that sum over workgroups, empty where the device has
+// no subgroups.
+func (b *Builder) subgroups() []wgsl.Const {
+	if !b.limits.Subgroups {
+		return nil
+	}
+	b.needs.Subgroups = true
+	return []wgsl.Const{{Name: "Subgroups", Value: 1}}
+}
+
+// half is the constant of kernels on repacked weights that stay f16, empty where they are
+// none or the device has no such type.
+func (b *Builder) half(dtype string) []wgsl.Const {
+	if !b.limits.ShaderF16 || dtype != "F16" {
+		return nil
+	}
+	b.needs.ShaderF16 = true
+	return []wgsl.Const{{Name: "Half", Value: 1}}
 }
 
 // bindable is the most bytes of one storage buffer: all are bound whole.

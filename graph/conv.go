@@ -222,18 +222,22 @@ func (b *Builder) shards(g *geometry, use func(shard)) {
 		return
 	}
 	taps, out := g.taps(), int64(g.Out)
-	per := b.scratchLimit() / (taps * 4) / tileOut * tileOut
+	half, size := b.half(g.DType), int64(4)
+	if half != nil {
+		size = 2
+	}
+	per := b.scratchLimit() / (taps * size) / tileOut * tileOut
 	if per == 0 {
 		b.failf("%s: %d output channels of %s need %d bytes in one binding, the limit is %d",
-			g.Label, tileOut, g.Weight, tileOut*taps*4, b.scratchLimit())
+			g.Label, tileOut, g.Weight, tileOut*taps*size, b.scratchLimit())
 		return
 	}
 	pieces := ceil(out, per)
 	per = ceil(ceil(out, pieces), tileOut) * tileOut
-	k := b.kernel("repack", wgsl.Const{Name: "Store", Value: storages[g.DType].store})
+	k := b.kernel("repack", append([]wgsl.Const{{Name: "Store", Value: storages[g.DType].store}}, half...)...)
 	for from := int64(0); from < out && b.err == nil; from += per {
 		n := min(per, out-from)
-		packed := b.temp(g.Label+".packed", per*taps*4)
+		packed := b.temp(g.Label+".packed", per*taps*size)
 		raw, base := b.weightValues(g.Weight, g.DType, from*taps, n*taps, out*taps)
 		b.each(g.Label+".repack", k, ceil(n, tileOut)*taps*2, []int{raw, packed}, arg{"taps", taps}, arg{"outputs", n}, arg{"base", base})
 		s := shard{span{int(from), int(from + n)}, packed}

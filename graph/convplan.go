@@ -72,7 +72,7 @@ func (b *Builder) convolveBox(g *geometry, x box) {
 	if !direct {
 		conv[1].Value, conv[2].Value, conv[3].Value = 0, 0, 1
 	}
-	k := b.kernel("conv", conv...)
+	k := b.kernel("conv", append(conv, b.half(g.DType)...)...)
 	if b.err != nil {
 		return
 	}

@@ -7,7 +7,7 @@ func (b *Builder) LayerNorm(label string, x *Tensor, weight, bias string, eps fl
 	if !b.usable(label, x) {
 		return y
 	}
-	k := b.kernel("layernorm")
+	k := b.kernel("layernorm", b.subgroups()...)
 	plane := x.plane()
 	wb, bb := b.vector(weight, int(plane)), b.vector(bias, int(plane))
 	for _, r := range overlap(x, y) {

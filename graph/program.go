@@ -24,7 +24,8 @@ type Program struct {
 	Reads      []Read     `json:"reads"`
 }
 
-// Limits are the WebGPU limits that a Program needs, or a device has. Bytes count bytes.
+// Limits are the WebGPU limits and features that a Program needs, or a device has. Bytes
+// count bytes.
 type Limits struct {
 	MaxBufferSize                     int64 `json:"max_buffer_size"`
 	MaxStorageBufferBindingSize       int64 `json:"max_storage_buffer_binding_size"`
@@ -32,6 +33,10 @@ type Limits struct {
 	MaxComputeWorkgroupsPerDimension  int   `json:"max_compute_workgroups_per_dimension"`
 	MaxComputeInvocationsPerWorkgroup int   `json:"max_compute_invocations_per_workgroup"`
 	MaxComputeWorkgroupStorageSize    int   `json:"max_compute_workgroup_storage_size"`
+	// ShaderF16 and Subgroups are features that kernels may use to be faster: WebGPU's
+	// "shader-f16", and "subgroups" with WGSL's subgroup_id.
+	ShaderF16 bool `json:"shader_f16,omitempty"`
+	Subgroups bool `json:"subgroups,omitempty"`
 }
 
 // DefaultLimits are WebGPU's guaranteed ones (W3C WebGPU, section 3.6.2): what a

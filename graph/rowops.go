@@ -92,7 +92,7 @@ func (b *Builder) RMSNorm(label string, x *Tensor, weight string, eps float64) *
 		return y
 	}
 	channels := int64(x.Shape[3])
-	b.dispatch(label, b.kernel("rmsnorm"), [3]int64{int64(x.Shape[2]), 1, 1}, 4*x.Elements(),
+	b.dispatch(label, b.kernel("rmsnorm", b.subgroups()...), [3]int64{int64(x.Shape[2]), 1, 1}, 4*x.Elements(),
 		[]int{x.parts[0].buffer, b.vector(weight, int(channels)), y.parts[0].buffer},
 		arg{"channels", channels}, arg{"eps", floatBits(eps)})
 	return y

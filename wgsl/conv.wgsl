@@ -8,12 +8,12 @@
 //   x     vec4 [item][cin][rows][stride]  made by gather: every row carries its zeros on the
 //                                         left and at least K+7 values past the last tile's
 //                                         start; rows outside of the plane are not stored
-//   w     vec4 [tile of 8 outputs][cin][K][K][2]  made by repack
+//   w     vec4 [tile of 8 outputs][cin][K][K][2]  made by repack; with Half, of f16
 //   bias  [o]                             with HasBias
 //   out   Partial = 0: any layout, by strides (out_item, out_o, out_p, out_q)
 //         Partial = 1: vec4 [slice][16][tile of outputs][tile], for reduce to finish
 //
-// Constants: K, HasBias, Gelu (erf form, on the result), Partial.
+// Constants: K, HasBias, Gelu (erf form, on the result), Partial, Half.
 //
 // Workgroup: WG invocations along x share one tile of outputs (y) and one slice of the
 // input channels (z), so they read neighbouring x and equal w.
@@ -23,10 +23,13 @@
 // serves 64. There is no shared memory, no barrier and no indexed array: those are slow on
 // software devices and keep values out of registers elsewhere; j is unrolled because one
 // of the two WGSL compilers does not unroll.
+{{- if .Half}}
+enable f16;
+{{- end}}
 {{.Params}}
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> x: array<vec4<f32>>;
-@group(0) @binding(2) var<storage, read> w: array<vec4<f32>>;
+@group(0) @binding(2) var<storage, read> w: array<vec4<{{if .Half}}f16{{else}}f32{{end}}>>;
 {{- if .Partial}}
 @group(0) @binding(3) var<storage, read_write> part: array<vec4<f32>>;
 {{- else}}
@@ -72,8 +75,8 @@ fn main(@builtin(global_invocation_id) g: vec3<u32>) {
     let x{{$u}}1 = x[xi + {{$u}}u * x_step + 1u];
     {{- end}}
     {{- range $u := seq 4}}
-    let w{{$u}}a = w[wi + {{mul $u 2}}u];
-    let w{{$u}}b = w[wi + {{add (mul $u 2) 1}}u];
+    let w{{$u}}a = vec4<f32>(w[wi + {{mul $u 2}}u]);
+    let w{{$u}}b = vec4<f32>(w[wi + {{add (mul $u 2) 1}}u]);
     {{- range $q := seq 8}}
     a{{$q}}0 += w{{$u}}a * x{{$u}}{{lane $q}};
     a{{$q}}1 += w{{$u}}b * x{{$u}}{{lane $q}};
@@ -85,8 +88,8 @@ fn main(@builtin(global_invocation_id) g: vec3<u32>) {
   for (; c < c_last; c++) {
     let x0 = x[xi];
     let x1 = x[xi + 1u];
-    let wa = w[wi];
-    let wb = w[wi + 1u];
+    let wa = vec4<f32>(w[wi]);
+    let wb = vec4<f32>(w[wi + 1u]);
     {{- range $q := seq 8}}
     a{{$q}}0 += wa * x{{lane $q}};
     a{{$q}}1 += wb * x{{lane $q}};
@@ -102,8 +105,8 @@ fn main(@builtin(global_invocation_id) g: vec3<u32>) {
       {{range $v := seq (vecs .K)}}let x{{$v}} = x[xi + {{$v}}u];
       {{end -}}
       {{range $j := seq .K}}
-      let w{{$j}}a = w[wi + {{mul $j 2}}u];
-      let w{{$j}}b = w[wi + {{add (mul $j 2) 1}}u];
+      let w{{$j}}a = vec4<f32>(w[wi + {{mul $j 2}}u]);
+      let w{{$j}}b = vec4<f32>(w[wi + {{add (mul $j 2) 1}}u]);
       {{- range $q := seq 8}}
       a{{$q}}0 += w{{$j}}a * x{{lane (add $j $q)}};
       a{{$q}}1 += w{{$j}}b * x{{lane (add $j $q)}};

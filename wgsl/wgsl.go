@@ -66,6 +66,7 @@ type entry struct {
 type constRange struct {
 	name     string
 	min, max int
+	feature  bool // may be left out, and is 0 then
 }
 
 // MaxKernelSize bounds K, which conv unrolls.
@@ -74,7 +75,11 @@ const MaxKernelSize = 63
 // MaxHeadWidth bounds D, which attention unrolls.
 const MaxHeadWidth = 128
 
-var flag = func(name string) constRange { return constRange{name, 0, 1} }
+var flag = func(name string) constRange { return constRange{name: name, max: 1} }
+
+// feature is a flag for kernels that use a feature of the device: Half wants "shader-f16",
+// Subgroups wants "subgroups" and WGSL's subgroup_id. Without it they compute the same.
+var feature = func(name string) constRange { return constRange{name: name, max: 1, feature: true} }
 
 // MaxPositions bounds the positions that causal attends to: their scores are in shared
 // memory.
@@ -91,7 +96,7 @@ const (
 	StoreQ41
 )
 
-var store = constRange{"Store", StoreF32, StoreQ41}
+var store = constRange{name: "Store", min: StoreF32, max: StoreQ41}
 
 const tilingParams = "tiles tile0 nq np "
 const storeParams = "out_base out_item out_o out_p out_q o_end q_end bias0"
@@ -99,7 +104,7 @@ const storeParams = "out_base out_item out_o out_p out_q o_end q_end bias0"
 var table = []entry{
 	{
 		name:     "conv",
-		consts:   []constRange{{"K", 1, MaxKernelSize}, flag("HasBias"), flag("Gelu"), flag("Partial")},
+		consts:   []constRange{{name: "K", min: 1, max: MaxKernelSize}, flag("HasBias"), flag("Gelu"), flag("Partial"), feature("Half")},
 		bindings: []string{Read, Read, ReadWrite},
 		optional: map[string]string{"HasBias": Read},
 		params: tilingParams + "x_item q0 cin rows stride top slice c_first c_last o_tile0 o_tiles again " +
@@ -122,13 +127,14 @@ var table = []entry{
 	},
 	{
 		name:      "repack",
-		consts:    []constRange{store},
+		consts:    []constRange{store, feature("Half")},
 		bindings:  []string{Read, ReadWrite},
 		params:    "count width taps outputs base",
 		workgroup: 64,
 	},
 	{
 		name:      "layernorm",
+		consts:    []constRange{feature("Subgroups")},
 		bindings:  []string{Read, Read, Read, ReadWrite},
 		params:    "rows width len eps x_base y_base",
 		workgroup: 256,
@@ -169,7 +175,7 @@ var table = []entry{
 	},
 	{
 		name:      "attention",
-		consts:    []constRange{{"D", 1, MaxHeadWidth}, {"Q", 1, 2}},
+		consts:    []constRange{{name: "D", min: 1, max: MaxHeadWidth}, {name: "Q", min: 1, max: 2}},
 		bindings:  []string{Read, Read, Read, Read, ReadWrite},
 		params:    "period length stride mask_base chunk0 factor",
 		workgroup: 64,
@@ -189,14 +195,15 @@ var table = []entry{
 	},
 	{
 		name:      "rmsnorm",
+		consts:    []constRange{feature("Subgroups")},
 		bindings:  []string{Read, Read, ReadWrite},
 		params:    "channels eps",
 		workgroup: 256,
-		shared:    256 * 4,
+		shared:    256 * 8,
 	},
 	{
 		name:      "product",
-		consts:    []constRange{store, {"Rows", 1, MaxRows}, flag("HasBias"), flag("HasResidual"), flag("HasLow"), flag("HasFactor")},
+		consts:    []constRange{store, {name: "Rows", min: 1, max: MaxRows}, flag("HasBias"), flag("HasResidual"), flag("HasLow"), flag("HasFactor")},
 		bindings:  []string{Read, Read, ReadWrite},
 		optional:  map[string]string{"HasBias": Read, "HasResidual": Read, "HasLow": Read + " " + Read, "HasFactor": Read},
 		params:    "units out first count width rank",
@@ -212,7 +219,7 @@ var table = []entry{
 	},
 	{
 		name:      "causal",
-		consts:    []constRange{{"D", 1, MaxHeadWidth}},
+		consts:    []constRange{{name: "D", min: 1, max: MaxHeadWidth}},
 		bindings:  []string{Read, Read, Read, Read, ReadWrite},
 		params:    "heads kv length factor",
 		workgroup: 64,
@@ -242,8 +249,9 @@ func Names() []string {
 	return names
 }
 
-// Render makes the text of a kernel. consts are the kernel's constants, all of them, in
-// the order of the table; an error names what is missing, unknown or out of range.
+// Render makes the text of a kernel. consts are the kernel's constants in the order of the
+// table, all but for features that are not used; an error names what is missing, unknown or
+// out of range.
 func Render(name string, consts ...Const) (Kernel, error) {
 	i := slices.IndexFunc(table, func(e entry) bool { return e.name == name })
 	if i < 0 {
@@ -257,12 +265,26 @@ func Render(name string, consts ...Const) (Kernel, error) {
 		Workgroup:      e.workgroup,
 		WorkgroupBytes: e.shared,
 	}
-	if len(consts) != len(e.consts) {
-		return Kernel{}, fmt.Errorf("wgsl: kernel %s: %d constants, expected %d", name, len(consts), len(e.consts))
+	given, expected := consts, 0
+	for _, want := range e.consts {
+		if !want.feature {
+			expected++
+		}
+	}
+	if len(consts) < expected || len(consts) > len(e.consts) {
+		return Kernel{}, fmt.Errorf("wgsl: kernel %s: %d constants, expected %d", name, len(consts), expected)
 	}
 	data := map[string]any{"WG": e.workgroup, "Params": paramsBlock(k.Params), "MaxPositions": MaxPositions}
-	for i, want := range e.consts {
-		c := consts[i]
+	for _, want := range e.consts {
+		if want.feature && (len(given) == 0 || given[0].Name != want.name) {
+			data[want.name] = 0
+			continue
+		}
+		if len(given) == 0 {
+			return Kernel{}, fmt.Errorf("wgsl: kernel %s: constant %s is missing", name, want.name)
+		}
+		c := given[0]
+		given = given[1:]
 		if c.Name != want.name || c.Value < want.min || c.Value > want.max {
 			return Kernel{}, fmt.Errorf("wgsl: kernel %s: constant %s=%d, expected %s in %d..%d",
 				name, c.Name, c.Value, want.name, want.min, want.max)
@@ -272,6 +294,9 @@ func Render(name string, consts ...Const) (Kernel, error) {
 		if c.Value == 1 {
 			k.Bindings = append(k.Bindings, strings.Fields(e.optional[c.Name])...)
 		}
+	}
+	if len(given) > 0 {
+		return Kernel{}, fmt.Errorf("wgsl: kernel %s: constant %s is not expected", name, given[0].Name)
 	}
 	var text bytes.Buffer
 	if err := templates.ExecuteTemplate(&text, name+".wgsl", data); err != nil {

@@ -16,7 +16,7 @@ type ConvBench struct {
 // Prepare makes the Program and runs it once, so that pipelines are compiled. run runs it
 // again; macs are its multiply-accumulates.
 func (c ConvBench) Prepare(exec graph.Executor) (run func(context.Context) error, macs int64, err error) {
-	p, err := build(c.Name, 0, func(b *graph.Builder) {
+	p, err := build(c.Name, bound(0), func(b *graph.Builder) {
 		b.Stage("conv")
 		b.Read("y", b.Conv(b.Input("x", c.Shape), graph.Conv{Label: "conv", Weight: "w", DType: "F32", Bias: "bias", Axis: graph.AxisN, Out: c.Out, K: c.K}))
 	})

@@ -128,6 +128,13 @@ func RunAll(t *testing.T, exec graph.Executor, backend string) {
 					if c.Slow && testing.Short() {
 						t.Skip("slow")
 					}
+					need, have := c.Program.Requires, exec.Limits()
+					if need.ShaderF16 && !have.ShaderF16 {
+						t.Skip("the executor offers no shader-f16")
+					}
+					if need.Subgroups && !have.Subgroups {
+						t.Skip("the executor offers no subgroups")
+					}
 					errs, err := Run(context.Background(), exec, c)
 					if err != nil {
 						t.Error(err)

@@ -94,7 +94,7 @@ func decoderCase(name string, binding int64, affine bool) (Case, error) {
 		config.Affine = true
 		io["output"] = finish(config, io["output"], weights)
 	}
-	p, err := build(title, binding, func(b *graph.Builder) {
+	p, err := build(title, bound(binding), func(b *graph.Builder) {
 		condition := b.Input("condition", [4]int(ioShapes["condition"]))
 		b.Read("output", decoder.Build(b, config, condition, decoder.Options{Intermediates: true}))
 	})

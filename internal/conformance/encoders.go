@@ -113,7 +113,7 @@ func inputs(rows []goldenText, length int) []graph.Input {
 }
 
 func encoderCase(config encoder.Config, weights Tensors, name string, length int, rows []goldenText, hidden Tensors) (Case, error) {
-	p, err := build(name, 0, func(b *graph.Builder) {
+	p, err := build(name, bound(0), func(b *graph.Builder) {
 		b.Read("condition", encoder.Build(b, config, 1, len(rows), length, encoder.Options{}))
 	})
 	want := Want{Name: "condition", Tolerance: 2e-4, Width: config.HiddenSize}
@@ -130,7 +130,7 @@ func encoderCase(config encoder.Config, weights Tensors, name string, length int
 // has channel-major.
 func layersCase(config encoder.Config, weights Tensors, info goldenTexts, hidden Tensors) (Case, error) {
 	l := info.shortText()
-	p, err := build("layers", 0, func(b *graph.Builder) {
+	p, err := build("layers", bound(0), func(b *graph.Builder) {
 		b.Read("condition", encoder.Build(b, config, 1, 1, l.MaxLength, encoder.Options{Intermediates: true}))
 	})
 	c := Case{Name: "layers", Program: p, Weights: weights, Inputs: inputs([]goldenText{l.goldenText}, l.MaxLength)}
@@ -152,7 +152,7 @@ func layersCase(config encoder.Config, weights Tensors, info goldenTexts, hidden
 // precision: the official values hold within what rounding 10.6 million weights allows.
 func padsCase(config encoder.Config, weights Tensors, info goldenTexts, hidden Tensors) (Case, error) {
 	l := info.shortText()
-	p, err := build("pads", 0, func(b *graph.Builder) {
+	p, err := build("pads", bound(0), func(b *graph.Builder) {
 		b.Read("condition", encoder.Build(b, config, 1, 2, l.MaxLength, encoder.Options{ZeroPads: true, DType: "F16"}))
 	})
 	want := Want{Name: "condition", Tolerance: 2e-3, Width: config.HiddenSize}

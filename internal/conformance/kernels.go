@@ -67,6 +67,8 @@ type convCase struct {
 	gelu    bool
 	binding int64 // 0: the default limits
 	cost    int64 // 0: the default
+	// features plans it for a device that has them.
+	features bool
 }
 
 func (c convCase) name() string {
@@ -74,7 +76,7 @@ func (c convCase) name() string {
 	for _, f := range []struct {
 		on   bool
 		name string
-	}{{c.bias, " bias"}, {c.gelu, " gelu"}, {c.binding > 0, fmt.Sprintf(" binding%d", c.binding)}, {c.cost > 0, fmt.Sprintf(" cost%d", c.cost)}} {
+	}{{c.bias, " bias"}, {c.gelu, " gelu"}, {c.binding > 0, fmt.Sprintf(" binding%d", c.binding)}, {c.cost > 0, fmt.Sprintf(" cost%d", c.cost)}, {c.features, " features"}} {
 		if f.on {
 			name += f.name
 		}
@@ -115,6 +117,10 @@ var convCases = []convCase{
 	{shape: [4]int{1, 67, 5, 9}, axis: graph.AxisN, out: 10, k: 5, dtype: "F32", bias: true, gelu: true},
 	{shape: [4]int{2, 9, 5, 70}, axis: graph.AxisW, out: 10, k: 5, dtype: "F16"},
 	{shape: [4]int{1, 1030, 1, 24}, axis: graph.AxisN, out: 24, k: 1, dtype: "F32", bias: true},
+	// Weights that stay f16.
+	{shape: [4]int{1, 13, 6, 11}, axis: graph.AxisH, out: 21, k: 9, dtype: "F16", bias: true, features: true},
+	{shape: [4]int{1, 48, 1, 40}, axis: graph.AxisN, out: 33, k: 1, dtype: "F16", bias: true, gelu: true, features: true},
+	{shape: [4]int{2, 30, 6, 8}, axis: graph.AxisN, out: 43, k: 2, dtype: "F16", bias: true, binding: 4096, features: true},
 	// Dispatches cut short: by tiles, and by steps of the channels in one slice and in many.
 	{shape: [4]int{1, 3, 20, 33}, axis: graph.AxisN, out: 40, k: 3, dtype: "F32", bias: true, cost: 20_000},
 	{shape: [4]int{2, 67, 5, 9}, axis: graph.AxisN, out: 20, k: 5, dtype: "F32", bias: true, cost: 100_000},
@@ -133,9 +139,9 @@ var convCases = []convCase{
 }
 
 func (c convCase) build() (Case, error) {
-	limits := graph.DefaultLimits()
-	if c.binding > 0 {
-		limits.MaxStorageBufferBindingSize = c.binding
+	limits := bound(c.binding)
+	if c.features {
+		limits = featured(limits)
 	}
 	b := graph.NewBuilder(limits)
 	if c.cost > 0 {

@@ -16,7 +16,7 @@ func planeCases() ([]Case, error) {
 	}
 	for _, binding := range []int64{0, 4096} {
 		for _, shape := range [][4]int{{1, 1, 1, 1}, {2, 3, 5, 7}, {1, 40, 9, 6}, {3, 9, 1, 100}} {
-			if err := add(layerNormCase(shape, binding, 0)); err != nil {
+			if err := add(layerNormCase(shape, bound(binding), 0)); err != nil {
 				return nil, err
 			}
 			if err := add(combineCase(shape, binding)); err != nil {
@@ -28,17 +28,34 @@ func planeCases() ([]Case, error) {
 		}
 	}
 	// Rows longer than a workgroup, and a mean a thousand times the deviation.
-	if err := add(layerNormCase([4]int{1, 3, 113, 79}, 0, 0)); err != nil {
+	if err := add(layerNormCase([4]int{1, 3, 113, 79}, bound(0), 0)); err != nil {
 		return nil, err
 	}
-	return cases, add(layerNormCase([4]int{1, 2, 31, 33}, 0, 1000))
+	if err := add(layerNormCase([4]int{1, 3, 113, 79}, featured(bound(0)), 0)); err != nil {
+		return nil, err
+	}
+	if err := add(layerNormCase([4]int{2, 3, 5, 7}, featured(bound(0)), 0)); err != nil {
+		return nil, err
+	}
+	return cases, add(layerNormCase([4]int{1, 2, 31, 33}, bound(0), 1000))
 }
 
-func build(name string, binding int64, body func(*graph.Builder)) (*graph.Program, error) {
+// bound are the default limits, with bindings of at most binding bytes if it is not 0.
+func bound(binding int64) graph.Limits {
 	limits := graph.DefaultLimits()
 	if binding > 0 {
 		limits.MaxStorageBufferBindingSize = binding
 	}
+	return limits
+}
+
+// featured are a device's limits that has each feature which kernels may use.
+func featured(limits graph.Limits) graph.Limits {
+	limits.ShaderF16, limits.Subgroups = true, true
+	return limits
+}
+
+func build(name string, limits graph.Limits, body func(*graph.Builder)) (*graph.Program, error) {
 	b := graph.NewBuilder(limits)
 	body(b)
 	p, err := b.Program()
@@ -48,9 +65,12 @@ func build(name string, binding int64, body func(*graph.Builder)) (*graph.Progra
 	return p, nil
 }
 
-func layerNormCase(shape [4]int, binding int64, mean float32) (Case, error) {
-	name := fmt.Sprintf("layernorm/%v mean%v binding%d", shape, mean, binding)
-	p, err := build(name, binding, func(b *graph.Builder) {
+func layerNormCase(shape [4]int, limits graph.Limits, mean float32) (Case, error) {
+	name := fmt.Sprintf("layernorm/%v mean%v binding%d", shape, mean, limits.MaxStorageBufferBindingSize)
+	if limits.Subgroups {
+		name += " features"
+	}
+	p, err := build(name, limits, func(b *graph.Builder) {
 		b.Read("y", b.LayerNorm("norm", b.Input("x", shape), "weight", "bias", 1e-5))
 	})
 	plane := shape[2] * shape[3]
@@ -86,7 +106,7 @@ func normalise(n int, eps float64, get func(int) float64, set func(int, float64)
 
 func combineCase(shape [4]int, binding int64) (Case, error) {
 	name := fmt.Sprintf("combine and add/%v binding%d", shape, binding)
-	p, err := build(name, binding, func(b *graph.Builder) {
+	p, err := build(name, bound(binding), func(b *graph.Builder) {
 		x, y := b.Input("x", shape), b.Input("y", shape)
 		b.Read("z", b.Combine("combine", x, y, "bias"))
 		b.Read("sum", b.Add("add", x, y))
@@ -112,7 +132,7 @@ func combineCase(shape [4]int, binding int64) (Case, error) {
 
 func affineCase(shape [4]int, binding int64) (Case, error) {
 	name := fmt.Sprintf("affine/%v binding%d", shape, binding)
-	p, err := build(name, binding, func(b *graph.Builder) {
+	p, err := build(name, bound(binding), func(b *graph.Builder) {
 		b.Read("z", b.Affine("affine", b.Input("y", shape), "scale", "offset"))
 	})
 	plane := shape[2] * shape[3]

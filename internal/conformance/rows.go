@@ -16,6 +16,7 @@ type rowsCase struct {
 	halves                 bool
 	positions              int
 	binding                int64
+	features               bool
 }
 
 func rowsCases() ([]Case, error) {
@@ -27,6 +28,7 @@ func rowsCases() ([]Case, error) {
 		{rows: 3, heads: 9, kv: 3, width: 64, dtype: "F16", halves: true, positions: 1},
 		{rows: 2, heads: 2, kv: 1, width: 16, dtype: "Q4_1", halves: true, positions: 4, binding: 4096},
 		{rows: 2, heads: 2, kv: 1, width: 16, dtype: "Q8", positions: 2, binding: 4096},
+		{rows: 2, heads: 9, kv: 3, width: 64, dtype: "Q4_1", positions: 2, features: true},
 		{rows: 5, heads: 1, kv: 1, width: 4, dtype: "F16", positions: 2, binding: 4096},
 	} {
 		built, err := c.build()
@@ -49,7 +51,11 @@ func (c rowsCase) build() (Case, error) {
 	in, kv := c.heads*c.width, c.kv*c.width
 	const length = 2 // more positions than there are
 	inputs := []graph.Input{}
-	p, err := build(name, c.binding, func(b *graph.Builder) {
+	limits := bound(c.binding)
+	if c.features {
+		limits, name = featured(limits), name+" features"
+	}
+	p, err := build(name, limits, func(b *graph.Builder) {
 		ids := b.InputWords("ids", c.rows)
 		factor := b.Input("factor", [4]int{1, 1, c.rows, 1})
 		x := b.Lookup("lookup", ids, "table", c.dtype, rowsVocabulary, in)

@@ -41,7 +41,7 @@ const tokenVocabulary = 101
 func (c tokenCase) build() (Case, error) {
 	name := fmt.Sprintf("%dx%d heads%dx%d %s binding%d", c.chunks, c.length, c.heads, c.width, c.dtype, c.binding)
 	channels := c.heads * c.width
-	p, err := build(name, c.binding, func(b *graph.Builder) {
+	p, err := build(name, bound(c.binding), func(b *graph.Builder) {
 		n := c.chunks * c.length
 		// The last chunk of the inputs is not used: ranges must be kept to.
 		ids, mask := b.InputWords("ids", n+c.length), b.InputWords("mask", n+c.length)

@@ -1,12 +1,12 @@
 // What run.mjs measures in a page of its own each: the decoder of a generator on this
-// library, the same on onnxruntime-web, and this library's whole way from prompts to the
-// adapter's files.
+// library, the same on onnxruntime-web, this library's whole way from prompts to the
+// adapter's files, and the base model's answers with it.
 
 import * as ort from "onnxruntime-web/webgpu";
 
 import { Guest, json, need, text } from "../src/abi";
 import { Device } from "../src/executor";
-import { Generator } from "../src/index";
+import { type Answers, Generator } from "../src/index";
 import { parse } from "../src/program";
 import { open } from "../src/store";
 import { Weights } from "../src/weights";
@@ -87,4 +87,13 @@ async function adapter(runs: number, prompts: string): Promise<Figures> {
   return { seconds };
 }
 
-Object.assign(self, { measure: { dnd, onnxruntime, adapter } });
+async function answers(_: number, prompts: string): Promise<Answers> {
+  const generator = await Generator.open("generator/", { worker: new URL("worker.js", document.baseURI), wasm: new URL("dnd.wasm", document.baseURI) });
+  await generator.generate({ name: "prompts.json", data: new TextEncoder().encode(prompts) });
+  const [{ prompt }] = JSON.parse(prompts) as [{ prompt: string }];
+  const base = new URL("base.gguf", document.baseURI).href;
+  await generator.answer({ base, prompt, tokens: 1 }); // brings the weights
+  return generator.answer({ base, prompt });
+}
+
+Object.assign(self, { measure: { dnd, onnxruntime, adapter, answers } });

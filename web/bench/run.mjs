@@ -3,8 +3,9 @@
 // ratio says anything), and onnxruntime-web without a GPU too. Each in a page of its own, by
 // turns.
 //
-//	node bench/run.mjs --generator ../models/default --onnx decoder.onnx --prompts prompts.json [--rounds 3] [--runs 3] [--json]
+//	node bench/run.mjs --generator ../models/default --onnx decoder.onnx --prompts prompts.json [--base base.gguf] [--rounds 3] [--runs 3] [--json]
 //
+// With --base, the base model answers the first prompt, too, without and with the adapter.
 // decoder.onnx is bench/onnx.py's. Wants web/dist (make web) and bench/node_modules.
 
 import { copyFileSync, existsSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
@@ -17,7 +18,7 @@ import { Server } from "../test/server.mjs";
 
 const here = new URL(".", import.meta.url).pathname;
 const text = { type: "string" };
-const { values: args } = parseArgs({ options: { generator: text, onnx: text, prompts: text, rounds: { type: "string", default: "3" }, runs: { type: "string", default: "3" }, json: { type: "boolean", default: false } } });
+const { values: args } = parseArgs({ options: { generator: text, onnx: text, prompts: text, base: text, rounds: { type: "string", default: "3" }, runs: { type: "string", default: "3" }, json: { type: "boolean", default: false } } });
 for (const name of ["generator", "onnx", "prompts"]) if (!args[name]) throw new Error(`--${name} is missing`);
 const [rounds, runs] = [Number(args.rounds), Number(args.runs)];
 if (!Number.isInteger(rounds) || rounds < 1 || !Number.isInteger(runs) || runs < 2) throw new Error("--rounds is at least 1, --runs at least 2");
@@ -31,7 +32,7 @@ try {
   writeFileSync(join(site, "index.html"), '<!doctype html><title>bench</title><script type="module" src="page.js"></script>');
   symlinkSync(resolve(args.onnx), join(site, "decoder.onnx"));
   symlinkSync(join(ort, "dist"), join(site, "ort"));
-  const server = await new Server(site, resolve(args.generator)).start();
+  const server = await new Server(site, resolve(args.generator), args.base && resolve(args.base)).start();
   const software = existsSync("/dev/dri") ? [] : ["--use-webgpu-adapter=swiftshader"];
   const browser = await chromium.launch({ executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium", headless: true, args: ["--enable-unsafe-webgpu", "--enable-features=Vulkan", ...software], ...(process.getuid() === 0 ? { chromiumSandbox: false } : {}) });
   try {
@@ -57,6 +58,7 @@ try {
       }
       result.seconds.adapter.push((await measure("adapter", readFileSync(args.prompts, "utf8"))).seconds);
     }
+    if (args.base) result.answers = await measure("answers", readFileSync(args.prompts, "utf8"));
   } finally {
     await browser.close();
     await server.stop();
@@ -80,4 +82,6 @@ else {
   console.log("| | decode, dnd | decode, onnxruntime-web on WebGPU | decode, onnxruntime-web on the CPU | prompts to adapter, dnd |\n|---|---|---|---|---|");
   row("first run", cold);
   row("later runs", warm);
+  const a = result.answers;
+  if (a) console.log(`\nThe base model read ${a.promptTokens} tokens and answered in ${a.steps} steps of two tokens, ${(a.steps / a.seconds).toFixed(1)} a second:\n  without the adapter  ${a.base}\n  with it              ${a.adapter}`);
 }

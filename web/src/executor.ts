@@ -54,7 +54,11 @@ export const limitNames = {
   max_compute_workgroups_per_dimension: "maxComputeWorkgroupsPerDimension",
   max_compute_invocations_per_workgroup: "maxComputeInvocationsPerWorkgroup",
   max_compute_workgroup_storage_size: "maxComputeWorkgroupStorageSize",
-} as const satisfies Record<keyof Limits, keyof GPUSupportedLimits>;
+} as const satisfies Record<Exclude<keyof Limits, Feature>, keyof GPUSupportedLimits>;
+
+/** The features that Programs may use. */
+type Feature = "shader_f16" | "subgroups";
+const features: readonly GPUFeatureName[] = ["shader-f16", "subgroups"];
 
 /** Device is a GPU and its compiled kernels. */
 export class Device {
@@ -72,7 +76,12 @@ export class Device {
     this.name = info.description || [info.vendor, info.architecture].filter(Boolean).join(" ") || "WebGPU device";
     this.software = info.isFallbackAdapter || /swiftshader|llvmpipe|software|basic render/i.test(`${this.name} ${info.architecture}`);
     this.device = device;
-    this.limits = Object.fromEntries(Object.entries(limitNames).map(([ours, theirs]) => [ours, device.limits[theirs]])) as unknown as Limits;
+    this.limits = {
+      ...(Object.fromEntries(Object.entries(limitNames).map(([ours, theirs]) => [ours, device.limits[theirs]])) as Record<keyof typeof limitNames, number>),
+      shader_f16: device.features.has("shader-f16"),
+      // A kernel has to know which subgroup it is in, which came later.
+      subgroups: device.features.has("subgroups") && navigator.gpu.wgslLanguageFeatures.has("subgroup_id"),
+    };
     this.lost = device.lost.then((l) => (this.gone = l.message || l.reason || "unknown reason"));
   }
 
@@ -85,7 +94,7 @@ export class Device {
     const raised = Math.min(adapter.limits.maxBufferSize, adapter.limits.maxStorageBufferBindingSize, 1 << 30);
     const requiredLimits = { maxStorageBufferBindingSize: Math.max(raised, 128 << 20), maxBufferSize: Math.max(raised, 256 << 20) };
     try {
-      return new Device(adapter, await adapter.requestDevice({ requiredLimits }));
+      return new Device(adapter, await adapter.requestDevice({ requiredLimits, requiredFeatures: features.filter((f) => adapter.features.has(f)) }));
     } catch (err) {
       throw new GPUProblem("limits", `the GPU could not be opened: ${(err as Error).message}`);
     }
@@ -114,8 +123,8 @@ export class Device {
   }
 
   private fits(p: Program): void {
-    for (const [name, need] of Object.entries(p.requires) as [keyof Limits, number][]) {
-      if (need > this.limits[name]) throw new GPUProblem("limits", `the program needs ${name} ${need}, this GPU has ${this.limits[name]}`);
+    for (const [name, need] of Object.entries(p.requires) as [keyof Limits, number | boolean][]) {
+      if (Number(need) > Number(this.limits[name] ?? 0)) throw new GPUProblem("limits", `the program needs ${name} ${need}, this GPU has ${this.limits[name]}`);
     }
   }
 

@@ -11,7 +11,7 @@ export interface Program {
   reads: Read[];
 }
 
-/** WebGPU limits, in bytes or counts. */
+/** WebGPU limits, in bytes or counts, and features. */
 export interface Limits {
   max_buffer_size: number;
   max_storage_buffer_binding_size: number;
@@ -19,6 +19,9 @@ export interface Limits {
   max_compute_workgroups_per_dimension: number;
   max_compute_invocations_per_workgroup: number;
   max_compute_workgroup_storage_size: number;
+  /** Features: WebGPU's "shader-f16", and "subgroups" with WGSL's subgroup_id. */
+  shader_f16?: boolean;
+  subgroups?: boolean;
 }
 
 export type BindType = "uniform" | "read" | "read_write";
