@@ -243,7 +243,7 @@ test("a lost GPU is explained, and found again without a reload", { timeout: 8 *
   await page.locator("#generate").click();
   await note(page, "generate-note", "encode", 2 * minute);
   killGPU(running.process().pid);
-  assert.match(await problem(page), /lost.*Generate again/s);
+  assert.match(await problem(page), /lost.*Press the button again/s);
   await page.locator("#generate").click();
   await page.locator("#problem").waitFor({ state: "hidden" });
   await note(page, "generate-note", "encode", 2 * minute);
