@@ -73,16 +73,21 @@ func slow(s *server, pause time.Duration) func(http.ResponseWriter, *http.Reques
 // process goes on where that one stopped.
 func TestKill(t *testing.T) {
 	s := serve(t)
-	s.before = slow(s, 3*time.Millisecond)
+	s.on(slow(s, 3*time.Millisecond))
 	_, dir := cache(t, s)
 	random := rand.New(rand.NewPCG(1, 2))
 	killed := 0
-	for range 40 {
+	for i := range 40 {
+		asked := s.asked(weights)
 		cmd := puller(t, dir)
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(time.Duration(random.IntN(300)) * time.Millisecond)
+		// Half of them at any time, half of them in the middle of the large file.
+		for end := time.Now().Add(time.Second); i%2 == 0 && s.asked(weights) == asked && time.Now().Before(end); {
+			time.Sleep(time.Millisecond)
+		}
+		time.Sleep(time.Duration(random.IntN(200)) * time.Millisecond)
 		cmd.Process.Kill()
 		if cmd.Wait() != nil {
 			killed++
@@ -118,7 +123,7 @@ func TestKill(t *testing.T) {
 // Several processes that want the same package fetch it once; all get it.
 func TestTwoProcesses(t *testing.T) {
 	s := serve(t)
-	s.before = slow(s, 5*time.Millisecond)
+	s.on(slow(s, 5*time.Millisecond))
 	c, dir := cache(t, s)
 	var wg sync.WaitGroup
 	for range 3 {
@@ -153,7 +158,7 @@ func TestTwoProcesses(t *testing.T) {
 // One process stops waiting for another when its context ends.
 func TestWaitEnds(t *testing.T) {
 	s := serve(t)
-	s.before = slow(s, 20*time.Millisecond)
+	s.on(slow(s, 20*time.Millisecond))
 	c, dir := cache(t, s)
 	cmd := puller(t, dir)
 	if err := cmd.Start(); err != nil {

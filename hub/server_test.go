@@ -119,6 +119,13 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	http.ServeContent(w, r, "", time.Time{}, strings.NewReader(text))
 }
 
+// on lets before see all requests from now on, also those of other processes.
+func (s *server) on(before func(http.ResponseWriter, *http.Request) bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.before = before
+}
+
 // asked counts requests for a path.
 func (s *server) asked(part string) int {
 	s.mu.Lock()
