@@ -153,15 +153,15 @@ func (b *Builder) Product(x *Tensor, c Product) *Tensor {
 		}
 		more = append(more, c.Factor.parts[0].buffer)
 	}
-	k := b.kernel("product", wgsl.Const{Name: "Store", Value: s.store}, wgsl.Const{Name: "Rows", Value: rows},
-		wgsl.Const{Name: "HasBias", Value: int(flag(c.Bias != ""))}, wgsl.Const{Name: "HasResidual", Value: int(flag(c.Residual != nil))},
-		wgsl.Const{Name: "HasLow", Value: int(flag(c.Low != nil))}, wgsl.Const{Name: "HasFactor", Value: int(flag(c.Factor != nil))})
+	k := b.kernel("product", append([]wgsl.Const{{Name: "Store", Value: s.store}, {Name: "Rows", Value: rows},
+		{Name: "HasBias", Value: int(flag(c.Bias != ""))}, {Name: "HasResidual", Value: int(flag(c.Residual != nil))},
+		{Name: "HasLow", Value: int(flag(c.Low != nil))}, {Name: "HasFactor", Value: int(flag(c.Factor != nil))}}, b.subgroups()...)...)
 	if b.err != nil {
 		return y
 	}
 	for _, p := range spans {
 		w, _ := b.weightValues(c.Weight, c.DType, int64(p.First)*int64(in), int64(p.Count)*int64(in), int64(c.Out)*int64(in))
-		gx, gy := b.grid(ceil(int64(p.Count), int64(k.Workgroup)/4))
+		gx, gy := b.grid(ceil(int64(p.Count), int64(k.Workgroup)))
 		b.dispatch(c.Label, k, [3]int64{gx, gy, 1}, int64(rows)*int64(p.Count)*int64(in+rank), append([]int{x.parts[0].buffer, w, y.parts[0].buffer}, more...),
 			arg{"units", int64(in) / unit}, arg{"out", int64(c.Out)}, arg{"first", int64(p.First)}, arg{"count", int64(p.Count)},
 			arg{"width", gx}, arg{"rank", int64(rank)})

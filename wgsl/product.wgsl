@@ -12,11 +12,17 @@
 //   low, up    [Rows][rank] and [out][rank], if HasLow: a LoRA's A·x and its B
 //   factor     [Rows], if HasFactor: an adapter's strength in each row
 //
-// Constants: Store; Rows; HasBias, HasResidual, HasLow, HasFactor.
+// Constants: Store; Rows; HasBias, HasResidual, HasLow, HasFactor; Subgroups.
 //
-// Workgroup: 16 outputs by 4 invocations each, which take every fourth unit. With so few rows
-// it is reading the weights that takes time: each is read once for all rows, and expanded in
-// registers.
+// Workgroup: every four invocations share four outputs and take every fourth unit of their
+// rows of w, for all rows of x: what is read of x serves four outputs, what is read of w
+// serves all rows. A quantised unit is multiplied in whole numbers of its steps; scale and
+// minimum follow once a unit. The four sums meet in shared memory or, with Subgroups, without
+// it and without a barrier.
+{{- if .Subgroups}}
+enable subgroups;
+requires subgroup_id;
+{{- end}}
 {{.Params}}
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> x: array<vec4<f32>>;
@@ -39,80 +45,132 @@
 {{- if .HasFactor}}
 @group(0) @binding({{$at}}) var<storage, read> factor: array<f32>;
 {{- end}}
+{{- if not .Subgroups}}
 
-const Rows = {{.Rows}}u;
-var<workgroup> partial: array<f32, {{mul .WG .Rows}}>;
+var<workgroup> partial: array<vec4<f32>, {{mul .WG .Rows}}>;
+{{- end}}
 
 @compute @workgroup_size({{.WG}})
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
-  let o = (group.x + group.y * p.width) * {{div .WG 4}}u + local / 4u;
+fn main(@builtin(workgroup_id) group: vec3<u32>, {{template "place" .}}) {
+  {{- if .Subgroups}}
+  let index = team * ({{.WG}}u / teams) + in_team;
+  {{- else}}
+  let index = local;
+  {{- end}}
+  let lane = index % 4u;
+  let o = (group.x + group.y * p.width) * {{.WG}}u + index - lane;
+  // Outputs beyond the last are computed as the last and not written.
+  let row = min(vec4<u32>(o, o + 1u, o + 2u, o + 3u), vec4<u32>(p.count - 1u)) * p.units;
   let vecs = p.units{{if ge .Store 2}} * 8u{{end}}; // of a row of x
   {{- range $r := seq .Rows}}
-  var s{{$r}} = 0.0;
+  var s{{$r}} = vec4<f32>();
   {{- end}}
-  if (o < p.count) {
-    for (var unit = local % 4u; unit < p.units; unit += 4u) {
-      {{- if eq .Store 3}}
-      let at = (o * p.units + unit) * 5u;
-      let range = unpack2x16float(w[at]);
-      for (var j = 0u; j < 4u; j++) {
-        let word = w[at + 1u + j];
-        let nibbles = vec4<u32>(word, word >> 8u, word >> 16u, word >> 24u);
-        let a = range.x * vec4<f32>(nibbles & vec4<u32>(15u)) + range.y;
-        let b = range.x * vec4<f32>((nibbles >> vec4<u32>(4u)) & vec4<u32>(15u)) + range.y;
-        {{- range $r := seq .Rows}}
-        s{{$r}} += dot(a, x[{{$r}}u * vecs + unit * 8u + j]) + dot(b, x[{{$r}}u * vecs + unit * 8u + 4u + j]);
-        {{- end}}
-      }
-      {{- else if eq .Store 2}}
-      let at = (o * p.units + unit) * 9u;
-      let scale = bitcast<f32>(w[at]);
-      for (var j = 0u; j < 8u; j++) {
-        let word = bitcast<i32>(w[at + 1u + j]);
-        let a = scale * vec4<f32>(vec4<i32>(extractBits(word, 0u, 8u), extractBits(word, 8u, 8u), extractBits(word, 16u, 8u), extractBits(word, 24u, 8u)));
-        {{- range $r := seq .Rows}}
-        s{{$r}} += dot(a, x[{{$r}}u * vecs + unit * 8u + j]);
-        {{- end}}
-      }
-      {{- else}}
-      {{- if eq .Store 1}}
-      let at = (o * p.units + unit) * 2u;
-      let a = vec4<f32>(unpack2x16float(w[at]), unpack2x16float(w[at + 1u]));
-      {{- else}}
-      let at = (o * p.units + unit) * 4u;
-      let a = bitcast<vec4<f32>>(vec4<u32>(w[at], w[at + 1u], w[at + 2u], w[at + 3u]));
-      {{- end}}
+  for (var unit = lane; unit < p.units; unit += 4u) {
+    {{- if ge .Store 2}}
+    let at = (row + unit) * {{if eq .Store 3}}5u{{else}}9u{{end}};
+    {{- range $r := seq .Rows}}
+    var t{{$r}} = vec4<f32>();
+    {{- if eq $.Store 3}}
+    var x{{$r}} = vec4<f32>();
+    {{- end}}
+    {{- end}}
+    {{- if eq .Store 3}}
+    for (var j = 0u; j < 4u; j++) {
       {{- range $r := seq .Rows}}
-      s{{$r}} += dot(a, x[{{$r}}u * vecs + unit]);
+      let a{{$r}} = x[{{$r}}u * vecs + unit * 8u + j];
+      let b{{$r}} = x[{{$r}}u * vecs + unit * 8u + 4u + j];
+      x{{$r}} += a{{$r}} + b{{$r}};
+      {{- end}}
+      {{- range $i := seq 4}}
+      let word{{$i}} = bitcast<i32>(w[at[{{$i}}] + 1u + j]);
+      let bytes{{$i}} = vec4<i32>(word{{$i}}, word{{$i}} >> 8u, word{{$i}} >> 16u, word{{$i}} >> 24u);
+      let low{{$i}} = vec4<f32>(bytes{{$i}} & vec4<i32>(15));
+      let high{{$i}} = vec4<f32>((bytes{{$i}} >> vec4<u32>(4u)) & vec4<i32>(15));
+      {{- range $r := seq $.Rows}}
+      t{{$r}}[{{$i}}] += dot(low{{$i}}, a{{$r}}) + dot(high{{$i}}, b{{$r}});
       {{- end}}
       {{- end}}
     }
+    let range0 = unpack2x16float(w[at[0]]);
+    let range1 = unpack2x16float(w[at[1]]);
+    let range2 = unpack2x16float(w[at[2]]);
+    let range3 = unpack2x16float(w[at[3]]);
+    let scale = vec4<f32>(range0.x, range1.x, range2.x, range3.x);
+    let least = vec4<f32>(range0.y, range1.y, range2.y, range3.y);
+    {{- range $r := seq .Rows}}
+    s{{$r}} += scale * t{{$r}} + least * dot(x{{$r}}, vec4<f32>(1.0));
+    {{- end}}
+    {{- else}}
+    for (var j = 0u; j < 8u; j++) {
+      {{- range $r := seq .Rows}}
+      let a{{$r}} = x[{{$r}}u * vecs + unit * 8u + j];
+      {{- end}}
+      {{- range $i := seq 4}}
+      let word{{$i}} = bitcast<i32>(w[at[{{$i}}] + 1u + j]);
+      let v{{$i}} = vec4<f32>(vec4<i32>(extractBits(word{{$i}}, 0u, 8u), extractBits(word{{$i}}, 8u, 8u), extractBits(word{{$i}}, 16u, 8u), extractBits(word{{$i}}, 24u, 8u)));
+      {{- range $r := seq $.Rows}}
+      t{{$r}}[{{$i}}] += dot(v{{$i}}, a{{$r}});
+      {{- end}}
+      {{- end}}
+    }
+    let scale = bitcast<vec4<f32>>(vec4<u32>(w[at[0]], w[at[1]], w[at[2]], w[at[3]]));
+    {{- range $r := seq .Rows}}
+    s{{$r}} += scale * t{{$r}};
+    {{- end}}
+    {{- end}}
+    {{- else}}
+    let at = (row + unit) * {{if eq .Store 1}}2u{{else}}4u{{end}};
+    {{- range $i := seq 4}}
+    {{- if eq $.Store 1}}
+    let v{{$i}} = vec4<f32>(unpack2x16float(w[at[{{$i}}]]), unpack2x16float(w[at[{{$i}}] + 1u]));
+    {{- else}}
+    let v{{$i}} = bitcast<vec4<f32>>(vec4<u32>(w[at[{{$i}}]], w[at[{{$i}}] + 1u], w[at[{{$i}}] + 2u], w[at[{{$i}}] + 3u]));
+    {{- end}}
+    {{- end}}
+    {{- range $r := seq .Rows}}
+    let a{{$r}} = x[{{$r}}u * vecs + unit];
+    s{{$r}} += vec4<f32>(dot(v0, a{{$r}}), dot(v1, a{{$r}}), dot(v2, a{{$r}}), dot(v3, a{{$r}}));
+    {{- end}}
+    {{- end}}
   }
   {{- range $r := seq .Rows}}
-  partial[local * Rows + {{$r}}u] = s{{$r}};
+  {{- if $.Subgroups}}
+  s{{$r}} += quadSwapX(s{{$r}});
+  s{{$r}} += quadSwapY(s{{$r}});
+  {{- else}}
+  partial[index * {{$.Rows}}u + {{$r}}u] = s{{$r}};
   {{- end}}
+  {{- end}}
+  {{- if not .Subgroups}}
   workgroupBarrier();
-  if (local % 4u != 0u || o >= p.count) {
+  {{- end}}
+  if (o + lane >= p.count) {
     return;
   }
-  let out = p.first + o;
-  for (var r = 0u; r < Rows; r++) {
-    let at = local * Rows + r;
-    var v = (partial[at] + partial[at + Rows]) + (partial[at + 2u * Rows] + partial[at + 3u * Rows]);
-    {{- if .HasBias}}
+  let out = p.first + o + lane;
+  {{- range $r := seq .Rows}}
+  {
+    {{- if $.Subgroups}}
+    var v = s{{$r}}[lane];
+    {{- else}}
+    let at = (index - lane) * {{$.Rows}}u + {{$r}}u;
+    var v = (partial[at][lane] + partial[at + {{$.Rows}}u][lane]) + (partial[at + {{mul 2 $.Rows}}u][lane] + partial[at + {{mul 3 $.Rows}}u][lane]);
+    {{- end}}
+    {{- if $.HasBias}}
     v += bias[out];
     {{- end}}
-    {{- if .HasLow}}
+    {{- if $.HasLow}}
     for (var k = 0u; k < p.rank; k++) {
-      v += up[out * p.rank + k] * low[r * p.rank + k];
+      v += up[out * p.rank + k] * low[{{$r}}u * p.rank + k];
     }
     {{- end}}
-    {{- if .HasResidual}}
-    v += residual[r * p.out + out];
+    {{- if $.HasResidual}}
+    v += residual[{{$r}}u * p.out + out];
     {{- end}}
-    {{- if .HasFactor}}
-    v *= factor[r];
+    {{- if $.HasFactor}}
+    v *= factor[{{$r}}u];
     {{- end}}
-    y[r * p.out + out] = v;
+    y[{{$r}}u * p.out + out] = v;
   }
+  {{- end}}
 }

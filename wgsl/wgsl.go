@@ -203,12 +203,12 @@ var table = []entry{
 	},
 	{
 		name:      "product",
-		consts:    []constRange{store, {name: "Rows", min: 1, max: MaxRows}, flag("HasBias"), flag("HasResidual"), flag("HasLow"), flag("HasFactor")},
+		consts:    []constRange{store, {name: "Rows", min: 1, max: MaxRows}, flag("HasBias"), flag("HasResidual"), flag("HasLow"), flag("HasFactor"), feature("Subgroups")},
 		bindings:  []string{Read, Read, ReadWrite},
 		optional:  map[string]string{"HasBias": Read, "HasResidual": Read, "HasLow": Read + " " + Read, "HasFactor": Read},
 		params:    "units out first count width rank",
 		workgroup: 64,
-		shared:    64 * MaxRows * 4,
+		shared:    64 * MaxRows * 16,
 	},
 	{
 		name:      "rotate",
