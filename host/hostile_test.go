@@ -378,7 +378,7 @@ func TestOutOfMemory(t *testing.T) {
 func TestMemoryIsFreed(t *testing.T) {
 	p := madeup.Open(t)
 	h := start(t, host.Options{Memory: 16 << 20, Guests: 1, Trusted: true})
-	for i := range 60 {
+	for i := range 100 {
 		if _, err := h.Generate(t.Context(), p, small); err != nil {
 			t.Fatalf("adapter %d: %v", i, err)
 		}
