@@ -44,8 +44,9 @@ func (b Base) Validate() error {
 	if b.Rank < 1 || b.Rank > maxAxis {
 		return fmt.Errorf("lora: rank %d, expected 1 or more", b.Rank)
 	}
-	if !(b.Alpha > 0) || math.IsInf(b.Alpha, 0) {
-		return fmt.Errorf("lora: alpha %v, expected a positive number", b.Alpha)
+	// GGUF files hold it as float32, where 0 would mean that nothing is scaled.
+	if f := float64(float32(b.Alpha)); !(f > 0) || math.IsInf(f, 0) {
+		return fmt.Errorf("lora: alpha %v, expected a positive number that float32 holds", b.Alpha)
 	}
 	if len(b.Targets) == 0 {
 		return fmt.Errorf("lora: the base model has no LoRA targets")

@@ -121,6 +121,8 @@ func TestNewLayoutRefuses(t *testing.T) {
 		{"rank", func(b *lora.Base, _ *lora.Tiling) { b.Rank = 0 }, "rank 0"},
 		{"tall rank", func(b *lora.Base, _ *lora.Tiling) { b.Rank = 5 }, "rank 5 does not fit"},
 		{"alpha", func(b *lora.Base, _ *lora.Tiling) { b.Alpha = math.NaN() }, "alpha"},
+		{"alpha beyond float32", func(b *lora.Base, _ *lora.Tiling) { b.Alpha = 1e39 }, "alpha 1e+39"},
+		{"alpha below float32", func(b *lora.Base, _ *lora.Tiling) { b.Alpha = 1e-46 }, "alpha 1e-46"},
 		{"no targets", func(b *lora.Base, _ *lora.Tiling) { b.Targets = nil }, "no LoRA targets"},
 		{"order", func(b *lora.Base, _ *lora.Tiling) { b.Targets[0], b.Targets[1] = b.Targets[1], b.Targets[0] }, "out of order"},
 		{"twice", func(b *lora.Base, _ *lora.Tiling) { b.Targets[1] = b.Targets[0] }, "twice"},

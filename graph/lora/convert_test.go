@@ -96,6 +96,13 @@ func TestDecodeGGUF(t *testing.T) {
 	if !reflect.DeepEqual(a.Pairs[0].B, want) || a.Base.Alpha != 2 || a.Base.Heads != 2 || a.Base.Targets[0].Name != "model.layers.1.self_attn.q_proj" {
 		t.Errorf("got %+v", a)
 	}
+	// Another rank: llama.cpp scales each pair by alpha over its own.
+	v := []gguf.Tensor{ggufTensor("blk.1.attn_v.weight.lora_a", 8, 1), ggufTensor("blk.1.attn_v.weight.lora_b", 1, 4)}
+	a, err = lora.DecodeGGUF(adapterGGUF(t, map[string]any{"adapter.lora.alpha": 2.0}, append(v, q...)...), spec2)
+	if err != nil || a.Base.Rank != 2 || a.Base.Alpha != 2 || a.Pairs[0].B[2] != 4 ||
+		!reflect.DeepEqual(a.Pairs[1].B, []float32{0, 0, 2, 0, 4, 0, 6, 0}) || len(a.Pairs[1].A) != 16 || a.Pairs[1].A[7] != 7 || a.Pairs[1].A[8] != 0 {
+		t.Errorf("two ranks: %+v, %v", a, err)
+	}
 	for _, c := range []struct {
 		what    string
 		values  map[string]any
@@ -114,7 +121,7 @@ func TestDecodeGGUF(t *testing.T) {
 		{"embedding", nil, []gguf.Tensor{ggufTensor("token_embd.weight.lora_a", 8, 2)}, spec2, "token_embd"},
 		{"norm", nil, []gguf.Tensor{ggufTensor("blk.0.attn_norm.weight", 8, 2)}, spec2, "attn_norm"},
 		{"odd number", nil, []gguf.Tensor{ggufTensor("blk.01.attn_q.weight.lora_a", 8, 2)}, spec2, "blk.01"},
-		{"ranks", nil, []gguf.Tensor{q[0], ggufTensor("blk.1.attn_q.weight.lora_b", 3, 8)}, spec2, "one rank"},
+		{"ranks", nil, []gguf.Tensor{q[0], ggufTensor("blk.1.attn_q.weight.lora_b", 3, 8)}, spec2, "expected [in,rank] and [rank,out]"},
 		{"architecture", map[string]any{"general.architecture": "qwen2"}, q, spec2, "architecture qwen2, the base base is llama"},
 		{"layer", nil, []gguf.Tensor{ggufTensor("blk.2.attn_q.weight.lora_a", 8, 2), ggufTensor("blk.2.attn_q.weight.lora_b", 2, 8)}, spec2, "has 2 layers"},
 		{"size", nil, []gguf.Tensor{q[0], ggufTensor("blk.1.attn_q.weight.lora_b", 2, 12)}, spec2, "(out 12, in 8), in the base base it is (out 8, in 8)"},

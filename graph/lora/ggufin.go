@@ -8,8 +8,9 @@ import (
 	"github.com/drag-and-drop-lora/dnd/graph/gguf"
 )
 
-// ReadGGUF reads a LoRA adapter as llama.cpp loads it. Only plain LoRA of the seven linear
-// modules of a block is taken, of one rank, as F32, F16, BF16 or Q8_0.
+// ReadGGUF reads a LoRA adapter as llama.cpp loads it. Only LoRA of the seven linear
+// modules of a block is taken, as F32, F16, BF16 or Q8_0. Modules of different ranks get
+// the largest of all, as in ReadPEFT.
 //
 // llama.cpp keeps the rows of q and k of architecture "llama" in an order of its own, which
 // is undone; how many heads there are is in files that this package wrote, else spec must
@@ -48,7 +49,8 @@ func DecodeGGUF(f *gguf.File, spec *Spec) (*Adapter, error) {
 	b.Architecture = text("general.architecture")
 	b.Model = ggufModel(f)
 	b.Heads, b.KVHeads = ggufNumber(f, b.Architecture+keyHeads), ggufNumber(f, b.Architecture+keyKVHeads)
-	if err := b.collectGGUF(f); err != nil {
+	ranks, err := b.collectGGUF(f)
+	if err != nil {
 		return nil, err
 	}
 	alpha, _ := f.Lookup("adapter.lora.alpha")
@@ -56,8 +58,18 @@ func DecodeGGUF(f *gguf.File, spec *Spec) (*Adapter, error) {
 	if b.Alpha, ok = alpha.Value.(float64); !ok {
 		return nil, fmt.Errorf("lora: adapter.lora.alpha is %v, expected a float", alpha.Value)
 	}
-	if b.Alpha == 0 { // llama.cpp's way to say that nothing is scaled
+	stored := make([]inFile, len(ranks))
+	for i, rank := range ranks {
+		stored[i] = inFile{rank: rank, factor: float64(b.Rank) / float64(rank)}
+		if b.Alpha == 0 { // llama.cpp's way to say that nothing is scaled
+			stored[i].factor = 1
+		}
+	}
+	if b.Alpha == 0 {
 		b.Alpha = float64(b.Rank)
+	}
+	if err := bounded(*b, stored); err != nil {
+		return nil, fmt.Errorf("lora: %w", err)
 	}
 	if err := b.Validate(); err != nil {
 		return nil, err
@@ -67,24 +79,26 @@ func DecodeGGUF(f *gguf.File, spec *Spec) (*Adapter, error) {
 			return nil, err
 		}
 	}
-	return a, a.readGGUF(f)
+	return a, a.readGGUF(f, stored)
 }
 
-// collectGGUF finds the targets among the tensors, pairs them, and puts them in order.
-func (b *Base) collectGGUF(f *gguf.File) error {
+// collectGGUF finds the targets among the tensors, pairs them, and puts them in order. It
+// gives the rank of each.
+func (b *Base) collectGGUF(f *gguf.File) ([]int, error) {
+	ranks := map[string]int{}
 	paths := map[string]string{}
 	for _, s := range slots {
 		paths[s.gguf] = s.path
 	}
 	if len(f.Tensors) == 0 {
-		return fmt.Errorf("lora: the adapter has no tensors")
+		return nil, fmt.Errorf("lora: the adapter has no tensors")
 	}
 	for _, t := range f.Tensors {
 		whole, isA := strings.CutSuffix(t.Name, ggufA)
 		if !isA {
 			var isB bool
 			if whole, isB = strings.CutSuffix(t.Name, ggufB); !isB {
-				return fmt.Errorf("lora: tensor %q: expected a name that ends in %s or %s", t.Name, ggufA, ggufB)
+				return nil, fmt.Errorf("lora: tensor %q: expected a name that ends in %s or %s", t.Name, ggufA, ggufB)
 			}
 		}
 		name := strings.TrimSuffix(whole, ".weight")
@@ -93,41 +107,45 @@ func (b *Base) collectGGUF(f *gguf.File) error {
 		path, known := paths[leaf]
 		layer, err := strconv.Atoi(number)
 		if !known || err != nil || layer < 0 || layer >= maxAxis || whole != fmt.Sprintf("blk.%d.%s.weight", layer, leaf) {
-			return fmt.Errorf("lora: tensor %q: expected the name of a block's attn_{q,k,v,output} or ffn_{up,gate,down}, as blk.0.attn_q.weight%s", t.Name, ggufA)
+			return nil, fmt.Errorf("lora: tensor %q: expected the name of a block's attn_{q,k,v,output} or ffn_{up,gate,down}, as blk.0.attn_q.weight%s", t.Name, ggufA)
 		}
 		if len(t.Shape) != 2 {
-			return fmt.Errorf("lora: tensor %q: shape %v, expected a matrix", t.Name, t.Shape)
+			return nil, fmt.Errorf("lora: tensor %q: shape %v, expected a matrix", t.Name, t.Shape)
 		}
 		switch t.Type {
 		case gguf.F32, gguf.F16, gguf.BF16, gguf.Q8_0:
 		default:
-			return fmt.Errorf("lora: tensor %q: type %s, expected F32, F16, BF16 or Q8_0", t.Name, t.Type)
+			return nil, fmt.Errorf("lora: tensor %q: type %s, expected F32, F16, BF16 or Q8_0", t.Name, t.Type)
 		}
 		if !isA {
 			if _, ok := f.Tensor(whole + ggufA); !ok {
-				return fmt.Errorf("lora: tensor %q: its partner %s is missing", t.Name, ggufA)
+				return nil, fmt.Errorf("lora: tensor %q: its partner %s is missing", t.Name, ggufA)
 			}
 			continue
 		}
 		partner, ok := f.Tensor(whole + ggufB)
 		if !ok {
-			return fmt.Errorf("lora: tensor %q: its partner %s is missing", t.Name, ggufB)
+			return nil, fmt.Errorf("lora: tensor %q: its partner %s is missing", t.Name, ggufB)
 		}
-		rank := int(t.Shape[1])
-		if b.Rank == 0 {
-			b.Rank = rank
+		if t.Shape[1] < 1 || t.Shape[1] > maxAxis || len(partner.Shape) != 2 || partner.Shape[0] != t.Shape[1] {
+			return nil, fmt.Errorf("lora: tensors %q and %q: shapes %v and %v, expected [in,rank] and [rank,out]", t.Name, partner.Name, t.Shape, partner.Shape)
 		}
-		if rank != b.Rank || len(partner.Shape) != 2 || int(partner.Shape[0]) != rank {
-			return fmt.Errorf("lora: tensors %q and %q: shapes %v and %v, expected [in,%d] and [%d,out]: all modules of an adapter have one rank here",
-				t.Name, partner.Name, t.Shape, partner.Shape, b.Rank, b.Rank)
-		}
-		b.Targets = append(b.Targets, Target{Name: fmt.Sprintf("model.layers.%d.%s", layer, path), In: int(t.Shape[0]), Out: int(partner.Shape[1])})
+		name = fmt.Sprintf("model.layers.%d.%s", layer, path)
+		ranks[name], b.Rank = int(t.Shape[1]), max(b.Rank, int(t.Shape[1]))
+		b.Targets = append(b.Targets, Target{Name: name, In: int(t.Shape[0]), Out: int(partner.Shape[1])})
 	}
-	return SortTargets(b.Targets)
+	if err := SortTargets(b.Targets); err != nil {
+		return nil, err
+	}
+	list := make([]int, len(b.Targets))
+	for i, t := range b.Targets {
+		list[i] = ranks[t.Name]
+	}
+	return list, nil
 }
 
 // readGGUF reads the matrices of the targets.
-func (a *Adapter) readGGUF(f *gguf.File) error {
+func (a *Adapter) readGGUF(f *gguf.File, stored []inFile) error {
 	read := func(name string) ([]float32, error) {
 		t, _ := f.Tensor(name)
 		raw := make([]byte, t.Bytes)
@@ -151,6 +169,10 @@ func (a *Adapter) readGGUF(f *gguf.File) error {
 			return err
 		}
 		if p.B, err = read(m.inGGUF() + ".weight" + ggufB); err != nil {
+			return err
+		}
+		p.widen(t, stored[i], a.Base.Rank)
+		if err := finite(m.inGGUF()+".weight"+ggufB, p.B); err != nil {
 			return err
 		}
 		if p.B, err = a.Base.rotary(m.slot, t, p.B, true); err != nil {

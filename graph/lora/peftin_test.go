@@ -129,12 +129,28 @@ func TestDecodePEFTConfig(t *testing.T) {
 		{"modules of numbers", `{"peft_type":"LORA","r":2,"lora_alpha":4,"target_modules":[1]}`, "wrong type"},
 		{"other modules", `{"peft_type":"LORA","r":2,"lora_alpha":4,"target_modules":["k_proj"]}`, "do not name module model.layers.0.self_attn.q_proj"},
 		{"more modules", `{"peft_type":"LORA","r":2,"lora_alpha":4,"target_modules":["q_proj","k_proj"]}`, `name "k_proj", which has no tensors`},
-		{"rsLoRA", with(`"use_rslora":true`), "alpha/√r"},
+		{"rsLoRA", with(`"use_rslora":true`), ""},
+		{"other rsLoRA", with(`"use_rslora":"yes"`), "wrong type"},
 		{"DoRA", with(`"use_dora":true`), "DoRA"},
 		{"bias", strings.Replace(plainConfig, "none", "all", 1), "biases"},
 		{"modules_to_save", with(`"modules_to_save":["lm_head"]`), "whole modules"},
-		{"rank_pattern", with(`"rank_pattern":{"q_proj":4}`), "ranks of their own"},
-		{"alpha_pattern", with(`"alpha_pattern":{"q_proj":4}`), "alphas of their own"},
+		{"rank_pattern", with(`"rank_pattern":{"q_proj":4}`), "expected rank 4"},
+		{"rank_pattern of the rest", with(`"rank_pattern":{"k_proj":4}`), ""},
+		{"rank_pattern of 0", with(`"rank_pattern":{"q_proj":0}`), "the rank 0"},
+		{"rank_pattern of a half", with(`"rank_pattern":{"q_proj":2.5}`), "the rank 2.5"},
+		{"rank_pattern of text", with(`"rank_pattern":{"q_proj":"2"}`), "expected an object of module and number"},
+		{"rank_pattern twice", with(`"rank_pattern":{"q_proj":2,"q_proj":2}`), "none twice"},
+		{"rank_pattern, a list", with(`"rank_pattern":[2]`), "expected an object"},
+		{"alpha_pattern", with(`"alpha_pattern":{"q_proj":4}`), ""},
+		{"alpha_pattern of 0", with(`"alpha_pattern":{"q_proj":0}`), "the alpha 0"},
+		{"alpha_pattern, no expression", with(`"alpha_pattern":{"q_proj(":4}`), "is not understood"},
+		{"fan_in_fan_out", with(`"fan_in_fan_out":true`), ""},
+		{"exclude_modules", strings.Replace(with(`"exclude_modules":["k_proj"]`), `["q_proj"]`, `["q_proj","k_proj"]`, 1), ""},
+		{"exclude_modules, a word", with(`"exclude_modules":".*k_proj"`), ""},
+		{"excluded", with(`"exclude_modules":["q_proj"]`), "has tensors"},
+		{"layers_to_transform", with(`"layers_to_transform":[0,3]`), ""},
+		{"layers_to_transform, one", with(`"layers_to_transform":0`), ""},
+		{"other layers", with(`"layers_to_transform":1`), "do not name layer 0"},
 		{"PiSSA", with(`"init_lora_weights":"pissa_niter_16"`), "changed base model"},
 	} {
 		a, err := lora.DecodePEFT([]byte(c.config), file)
@@ -147,6 +163,47 @@ func TestDecodePEFTConfig(t *testing.T) {
 			t.Errorf("%s: base model %q, which is no hub id", c.what, a.Base.Model)
 		}
 	}
+}
+
+// Modules that differ in rank and alpha become one adapter that adds the same.
+func TestDecodePEFTPatterns(t *testing.T) {
+	config := `{"peft_type":"LORA","r":2,"lora_alpha":4,"target_modules":["q_proj","k_proj","v_proj"],
+		"rank_pattern":{"self_attn.k_proj":1},"alpha_pattern":{"model.layers.0.self_attn.v_proj":2,"v_proj":1000}}`
+	name := func(module, matrix string) string {
+		return "base_model.model.model.layers.0.self_attn." + module + ".lora_" + matrix + ".weight"
+	}
+	file := encode(t,
+		tensor(name("q_proj", "A"), safetensors.F32, 2, 3), tensor(name("q_proj", "B"), safetensors.F32, 2, 2),
+		tensor(name("k_proj", "A"), safetensors.F32, 1, 3), tensor(name("k_proj", "B"), safetensors.F32, 2, 1),
+		tensor(name("v_proj", "A"), safetensors.F32, 2, 3), tensor(name("v_proj", "B"), safetensors.F32, 2, 2))
+	a, err := lora.DecodePEFT([]byte(config), file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := a.Check(); err != nil || a.Base.Rank != 2 || a.Base.Alpha != 4 {
+		t.Fatalf("%+v, %v", a.Base, err)
+	}
+	one := []float32{1, 1, 1, 1}
+	for i, want := range []lora.Pair{
+		{A: []float32{1, 1, 1, 1, 1, 1}, B: one},
+		{A: []float32{1, 1, 1, 0, 0, 0}, B: []float32{2, 0, 2, 0}},
+		{A: []float32{1, 1, 1, 1, 1, 1}, B: []float32{0.5, 0.5, 0.5, 0.5}},
+	} {
+		if !reflect.DeepEqual(a.Pairs[i], want) {
+			t.Errorf("%s: %v, expected %v", a.Base.Targets[i].Name, a.Pairs[i], want)
+		}
+	}
+	a, err = lora.DecodePEFT([]byte(strings.Replace(config, `"r":2`, `"use_rslora":true,"r":2`, 1)), file)
+	if err != nil || math.Abs(a.Base.Alpha-4*math.Sqrt2) > 1e-12 || math.Abs(float64(a.Pairs[1].B[0])-math.Sqrt2) > 1e-6 || a.Pairs[2].B[0] != 0.5 {
+		t.Errorf("stabilised: %+v, %v", a, err)
+	}
+	// A huge rank would make all others as wide.
+	config = strings.Replace(config, `"self_attn.k_proj":1`, `"q_proj":4096`, 1)
+	file = encode(t, tensor(name("q_proj", "A"), safetensors.F32, 4096, 1), tensor(name("q_proj", "B"), safetensors.F32, 1, 4096),
+		tensor(name("k_proj", "A"), safetensors.F32, 2, 1<<16), tensor(name("k_proj", "B"), safetensors.F32, 1, 2),
+		tensor(name("v_proj", "A"), safetensors.F32, 2, 3), tensor(name("v_proj", "B"), safetensors.F32, 2, 2))
+	_, err = lora.DecodePEFT([]byte(config), file)
+	wantError(t, "a huge rank", err, "expected ranks that differ less")
 }
 
 func TestReadPEFTFiles(t *testing.T) {
@@ -207,6 +264,7 @@ func FuzzPEFTConfig(f *testing.F) {
 	}
 	f.Add(real)
 	f.Add([]byte(plainConfig))
+	f.Add([]byte(`{"peft_type":"LORA","r":4,"lora_alpha":4,"use_rslora":true,"target_modules":"all-linear","rank_pattern":{".*q_proj":2},"alpha_pattern":{"q_proj":1e-9}}`))
 	f.Add([]byte(`{"peft_type":"LORA","r":1e9,"lora_alpha":1e999,"target_modules":[""]}`))
 	f.Fuzz(func(t *testing.T, config []byte) {
 		a, err := lora.DecodePEFT(config, file)

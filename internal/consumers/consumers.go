@@ -55,6 +55,13 @@ func Model(ctx context.Context, arch, dir string) error {
 	return err
 }
 
+// Adapter makes an adapter with PEFT, of random values, for the Hugging Face folder model:
+// settings are LoraConfig's.
+func Adapter(ctx context.Context, model, dir string, settings map[string]any) error {
+	_, err := call[struct{}](ctx, map[string]any{"do": "adapter", "model": model, "adapter": dir, "settings": settings})
+	return err
+}
+
 // Logits runs jobs and gives, for every job and prompt, the logarithms of the
 // probabilities of all tokens behind it.
 func Logits(ctx context.Context, jobs ...Job) ([][][]float64, error) {

@@ -7,7 +7,9 @@
 A job: {"do": "make", "arch": "llama"|"qwen2", "dir": ...} writes a small random model as
 DIR/hf and DIR/base.gguf. {"do": "peft"|"transformers"|"mlx"|"llama.cpp", "model": ...,
 "adapter": ... or null, "prompts": [[id, ...], ...]} gives the log-probabilities of every
-token behind each prompt. {"do": "versions"} gives those of the programs.
+token behind each prompt. {"do": "adapter", "model": ..., "adapter": ...,
+"settings": {...}} makes an adapter with PEFT's LoraConfig of these settings. {"do": "versions"}
+gives those of the programs.
 """
 
 import json
@@ -93,6 +95,21 @@ def make(job):
     w.write_kv_data_to_file()
     w.write_tensors_to_file()
     w.close()
+    return {}
+
+
+def adapter(job):
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(7)
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(job["model"], torch_dtype=torch.float32), LoraConfig(task_type="CAUSAL_LM", **job["settings"]))
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if "lora_" in name:
+                p.normal_(0, 0.1)
+    model.save_pretrained(job["adapter"])
     return {}
 
 
@@ -183,7 +200,7 @@ def main():
         print(server.listening_address, file=out, flush=True)
         sys.stdin.read()
         return
-    do = {"make": make, "peft": transformers, "transformers": transformers, "mlx": mlx, "llama.cpp": llama_cpp, "versions": versions}
+    do = {"make": make, "adapter": adapter, "peft": transformers, "transformers": transformers, "mlx": mlx, "llama.cpp": llama_cpp, "versions": versions}
     json.dump([do[job["do"]](job) for job in json.load(sys.stdin)], out)
     out.close()
 

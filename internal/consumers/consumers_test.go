@@ -230,6 +230,49 @@ func TestCombined(t *testing.T) {
 	}
 }
 
+// Adapters whose modules differ in rank and scale, as PEFT writes them, compute the same
+// when they have become plain ones.
+func TestUnlikeModules(t *testing.T) {
+	need(t)
+	f := &fixture{dir: t.TempDir()}
+	must(t, consumers.Model(t.Context(), "llama", f.dir))
+	spec, err := lora.ReadSpec(f.path("hf"))
+	must(t, err)
+	all := []string{"q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "gate_proj", "down_proj"}
+	var jobs []consumers.Job
+	for name, settings := range map[string]map[string]any{
+		"stabilised": {"r": 3, "lora_alpha": 5, "target_modules": all, "use_rslora": true},
+		"patterns": {"r": 4, "lora_alpha": 8, "target_modules": all, "use_rslora": true,
+			"rank_pattern": map[string]int{"q_proj": 8, "layers.1.mlp.down_proj": 2, ".*\\.0\\..*v_proj": 1}, "alpha_pattern": map[string]int{"k_proj": 32, "mlp.*": 3}},
+		"some": {"r": 2, "lora_alpha": 3, "target_modules": all, "exclude_modules": []string{"k_proj"}, "layers_to_transform": []int{0, 2},
+			"alpha_pattern": map[string]int{"^model.layers.2.self_attn.o_proj": 9}, "fan_in_fan_out": true},
+	} {
+		must(t, consumers.Adapter(t.Context(), f.path("hf"), f.path(name), settings))
+		a, err := lora.Read(f.path(name), spec)
+		must(t, err)
+		f.writeTo(t, name+"-peft", lora.PEFT, a)
+		f.writeTo(t, name+"-gguf", lora.GGUF, a)
+		jobs = append(jobs, consumers.Job{Program: consumers.PEFT, Model: f.path("hf"), Adapter: f.path(name), Prompts: prompts},
+			consumers.Job{Program: consumers.PEFT, Model: f.path("hf"), Adapter: f.path(name + "-peft"), Prompts: prompts},
+			consumers.Job{Program: consumers.LlamaCPP, Model: f.path("base.gguf"), Adapter: filepath.Join(f.path(name+"-gguf"), lora.GGUFName), Prompts: prompts})
+	}
+	results, err := consumers.Logits(t.Context(), append(jobs, consumers.Job{Program: consumers.Transformers, Model: f.path("hf"), Prompts: prompts})...)
+	must(t, err)
+	base := results[len(jobs)]
+	for i := 0; i < len(jobs); i += 3 {
+		if change := consumers.Farthest(results[i], base); change < 0.1 {
+			t.Errorf("%s changes logits by %g only: nothing is tested", jobs[i].Adapter, change)
+		}
+		for k := 1; k < 3; k++ {
+			d := consumers.Farthest(results[i], results[i+k])
+			t.Logf("%-12s in %-10s %9.2g", filepath.Base(jobs[i].Adapter), jobs[i+k].Program, d)
+			if !(d < 1e-4) {
+				t.Errorf("%s differs by %g in %s", jobs[i].Adapter, d, jobs[i+k].Program)
+			}
+		}
+	}
+}
+
 // versions are named with the measurements.
 func TestVersions(t *testing.T) {
 	need(t)
