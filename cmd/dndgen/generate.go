@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"go/build"
 	"io"
 	"io/fs"
 	"os"
@@ -31,13 +32,17 @@ var stdin io.Reader = os.Stdin
 const defaultGenerator = "models/default"
 
 // find looks for files that come with dnd: beside the executable, in the tree that it was
-// built in, and only then in the working directory, which may be anybody's.
+// built in, in the sources that go install took it from, and only then in the working
+// directory, which may be anybody's.
 func find(names ...string) (path string, ok bool) {
 	var places []string
 	if exe, err := os.Executable(); err == nil {
 		for _, up := range []string{".", "..", "../.."} { // build/bin is two below
 			places = append(places, filepath.Join(filepath.Dir(exe), up))
 		}
+	}
+	if info, ok := debug.ReadBuildInfo(); ok {
+		places = append(places, sources(info.Main, os.Getenv, build.Default.GOPATH)...)
 	}
 	for _, place := range append(places, ".") {
 		for _, name := range names {
@@ -50,6 +55,22 @@ func find(names ...string) (path string, ok bool) {
 	return "", false
 }
 
+// sources are the folder of Go's module cache that holds the release that this program was
+// built from: go install leaves it there, with the generator in it. gopath may be a list.
+func sources(m debug.Module, env func(string) string, gopath string) []string {
+	if m.Path == "" || !strings.HasPrefix(m.Version, "v") || strings.Contains(m.Version, "+") {
+		return nil // built in a tree
+	}
+	cache := env("GOMODCACHE")
+	if first, _, _ := strings.Cut(gopath, string(filepath.ListSeparator)); cache == "" && first != "" {
+		cache = filepath.Join(first, "pkg", "mod")
+	}
+	if cache == "" {
+		return nil
+	}
+	return []string{filepath.Join(cache, filepath.FromSlash(m.Path)+"@"+m.Version)}
+}
+
 // openPackage opens what --generator names, the default package if that is nothing.
 func openPackage(ctx context.Context, e *cli.Env, name string) (*generator.Package, error) {
 	if name != "" {
@@ -58,7 +79,7 @@ func openPackage(ctx context.Context, e *cli.Env, name string) (*generator.Packa
 	if path, ok := find(defaultGenerator + "/" + generator.ManifestName); ok {
 		return generator.Open(filepath.Dir(path))
 	}
-	return nil, fmt.Errorf("%s was not found beside the program or here: %w: name a generator with --generator", defaultGenerator, fs.ErrNotExist)
+	return nil, fmt.Errorf("%s, the generator that comes with dnd, is not beside the program, in Go's module cache or here: %w: take it from a release's archive or the sources, or name another with --generator (a folder, org/name on the Hugging Face hub, a URL)", defaultGenerator, fs.ErrNotExist)
 }
 
 // generated is what generate prints.

@@ -3,6 +3,8 @@ package main
 import (
 	"os"
 	"path/filepath"
+	"runtime/debug"
+	"slices"
 	"strings"
 	"testing"
 
@@ -139,5 +141,28 @@ func TestInspectBadFiles(t *testing.T) {
 	} {
 		clitest.Fails(t, 1, []string{path}, "inspect", path)
 		clitest.Fails(t, 1, []string{path}, "verify", path)
+	}
+}
+
+// What go install leaves in Go's module cache is found, and only for a release.
+func TestSources(t *testing.T) {
+	none := func(string) string { return "" }
+	own := func(name string) string { return map[string]string{"GOMODCACHE": "/cache"}[name] }
+	release := debug.Module{Path: "example.org/dnd", Version: "v1.2.3"}
+	for _, c := range []struct {
+		m      debug.Module
+		env    func(string) string
+		gopath string
+		want   []string
+	}{
+		{release, none, "/go" + string(filepath.ListSeparator) + "/other", []string{filepath.FromSlash("/go/pkg/mod/example.org/dnd@v1.2.3")}},
+		{release, own, "/go", []string{filepath.FromSlash("/cache/example.org/dnd@v1.2.3")}},
+		{release, none, "", nil},
+		{debug.Module{Path: "example.org/dnd", Version: "(devel)"}, own, "/go", nil},
+		{debug.Module{Path: "example.org/dnd", Version: "v0.0.0-20260101000000-abcdefabcdef+dirty"}, own, "/go", nil},
+	} {
+		if got := sources(c.m, c.env, c.gopath); !slices.Equal(got, c.want) {
+			t.Errorf("%+v, %q: %q, expected %q", c.m, c.gopath, got, c.want)
+		}
 	}
 }
