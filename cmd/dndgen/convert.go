@@ -159,6 +159,9 @@ func (c *conversion) check(flags *pflag.FlagSet) error {
 		if c.base == "" {
 			return cli.Usagef("--base is missing: the model to merge into")
 		}
+		if err := c.mergeable(); err != nil {
+			return err
+		}
 		if _, err := os.Lstat(c.out); err == nil {
 			return fmt.Errorf("%s exists already: choose another folder or remove it", c.out)
 		}
@@ -172,6 +175,20 @@ func (c *conversion) check(flags *pflag.FlagSet) error {
 		}
 	}
 	return lora.CheckTarget(c.out)
+}
+
+// mergeable says whether --base holds weights of the kind that --format merges into.
+func (c *conversion) mergeable() error {
+	st, err := os.Stat(c.base)
+	switch {
+	case err != nil:
+		return err
+	case c.format == merged && !st.IsDir():
+		return fmt.Errorf("--base %s: --format %s merges into a Hugging Face folder with its weights; for a .gguf file take --format %s", c.base, merged, mergedGGUF)
+	case c.format == mergedGGUF && st.IsDir():
+		return fmt.Errorf("--base %s: --format %s merges into a .gguf file; merge a folder with --format %s, and make a GGUF of that with llama.cpp's convert_hf_to_gguf.py", c.base, mergedGGUF, merged)
+	}
+	return nil
 }
 
 // read reads the adapters and makes the one that is to be written.

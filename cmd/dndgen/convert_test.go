@@ -137,7 +137,7 @@ func TestBadConversions(t *testing.T) {
 		{[]string{"is no adapter"}, []string{"--adapter", smolLM2}},
 		{[]string{"scale of 0"}, []string{"--adapter", source, "--scale", "0"}},
 		{[]string{"weight 0"}, []string{"--adapter", source, "--adapter", source, "--weight", "1,0"}},
-		{[]string{"model.safetensors"}, []string{"--adapter", source, "--base", config, "--format", "merged"}},
+		{[]string{"--format merged-gguf"}, []string{"--adapter", source, "--base", config, "--format", "merged"}},
 		{[]string{"config.json"}, []string{"--adapter", source, "--base", t.TempDir(), "--format", "merged"}},
 		{[]string{config}, []string{"--adapter", source, "--base", config, "--format", "merged-gguf"}},
 	} {
@@ -233,4 +233,12 @@ func TestPushLlamaServer(t *testing.T) {
 	} {
 		clitest.Fails(t, 2, nil, append([]string{"push"}, args...)...)
 	}
+}
+
+// A base of the wrong kind is refused before anything is read, with the right kind named.
+func TestConvertWrongBase(t *testing.T) {
+	source, config := mini(t)
+	clitest.Fails(t, 1, []string{"Hugging Face folder", "--format merged-gguf"}, "convert", "--adapter", source, "--format", "merged", "--base", config, "--out", filepath.Join(t.TempDir(), "x"))
+	clitest.Fails(t, 1, []string{"--format merged,", "convert_hf_to_gguf.py"}, "convert", "--adapter", source, "--format", "merged-gguf", "--base", filepath.Dir(config), "--out", filepath.Join(t.TempDir(), "x"))
+	clitest.Fails(t, 1, []string{"nowhere.gguf"}, "convert", "--adapter", source, "--format", "merged-gguf", "--base", "nowhere.gguf", "--out", filepath.Join(t.TempDir(), "x"))
 }

@@ -60,7 +60,10 @@ func plot(flags *pflag.FlagSet) cli.Run {
 			return fmt.Errorf("%s: %w", args[0], err)
 		}
 		if *out != "" {
-			title := fmt.Sprintf("LoRA for %s: what it adds to each matrix", oneLine(orDash(a.Base.Model), 60))
+			title := "What the LoRA adds to each matrix"
+			if a.Base.Model != "" {
+				title += " of " + oneLine(a.Base.Model, 60)
+			}
 			if err := writePicture(*out, grid, title, "Frobenius norm"); err != nil {
 				return err
 			}
