@@ -25,8 +25,8 @@ func TestBadRequests(t *testing.T) {
 	}{
 		{"nothing", "", 415, "unsupported-media-type", "application/json"},
 		{"half", `{"prompts": ["a"`, 400, "bad-request", "unexpected EOF"},
-		{"no object", `["a"]`, 400, "bad-request", "array"},
-		{"no list", `{"prompts": "a"}`, 400, "bad-request", "string"},
+		{"no object", `["a"]`, 400, "bad-request", "is a JSON array, expected an object"},
+		{"no list", `{"prompts": "a"}`, 400, "bad-request", "prompts: a JSON string, expected a list of strings"},
 		{"unknown field", `{"prompts": ["a"], "promts": []}`, 400, "bad-request", "promts"},
 		{"more after it", `{"prompts": ["a"]} {}`, 400, "bad-request", "more"},
 		{"a fraction", `{"prompts": ["a"], "seed": 0.5}`, 400, "bad-request", "seed"},
@@ -39,7 +39,10 @@ func TestBadRequests(t *testing.T) {
 		{"too many prompts", `{"prompts": ["a", "b", "c", "d"]}`, 413, "too-large", "4 prompts"},
 		{"a long prompt", `{"prompts": ["a", "` + long + `"]}`, 413, "too-large", "prompt 1 has 101 bytes"},
 		{"a large body", `{"prompts": ["a"]` + strings.Repeat(" ", 2000) + `}`, 413, "too-large", "2000"},
-		{"no text", "\x00\xff", 400, "bad-request", "invalid character"},
+		{"no text", "\x00", 400, "bad-request", "invalid character"},
+		{"no UTF-8", "{\"prompts\": [\"\xff\"]}", 400, "bad-request", "expected UTF-8"},
+		{"a number", `{"prompts": [1]}`, 400, "bad-request", "prompts: a JSON number, expected a list of strings"},
+		{"a name", `{"prompts": ["a"], "generator": {}}`, 400, "bad-request", "generator: a JSON object, expected a string"},
 	} {
 		for _, path := range []string{"/v1/jobs", "/v1/adapters"} {
 			p := s.do("POST", path, c.body, nil).problem(t, c.status, c.kind)
@@ -52,6 +55,7 @@ func TestBadRequests(t *testing.T) {
 	answer := s.do("POST", "/v1/jobs", `{"prompts": ["a"]`+strings.Repeat(" ", 2000)+`}`, func(r *http.Request) { r.ContentLength = -1 })
 	answer.problem(t, 413, "too-large")
 	s.do("POST", "/v1/jobs", "a", func(r *http.Request) { r.Header.Set("Content-Type", "text/plain") }).problem(t, 415, "unsupported-media-type")
+	s.do("POST", "/v1/jobs", `{"prompts": ["a"]}`, func(r *http.Request) { r.Header.Set("Content-Type", "application/json; charset=utf-16") }).problem(t, 415, "unsupported-media-type")
 	s.do("GET", "/v1/adapters/x", "", nil).problem(t, 404, "not-found")
 	s.do("GET", "/v1/adapters/..%2f..%2fetc%2fpasswd", "", nil).problem(t, 404, "not-found")
 	s.do("GET", "/v1/adapters/"+strings.Repeat("A", 64), "", nil).problem(t, 404, "not-found")

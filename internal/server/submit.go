@@ -1,6 +1,7 @@
 package server
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"os"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/drag-and-drop-lora/dnd/internal/server/engine"
 	"github.com/drag-and-drop-lora/dnd/internal/server/jobs"
@@ -67,8 +69,9 @@ func (s *Server) submit(w http.ResponseWriter, r *http.Request) (*jobs.Job[made]
 // read reads a body within its limits of size and time.
 func (s *Server) read(w http.ResponseWriter, r *http.Request) (engine.Request, error) {
 	var none engine.Request
-	if kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || kind != "application/json" {
-		return none, wrongType.with("expected Content-Type: application/json")
+	kind, params, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	if charset, named := params["charset"]; err != nil || kind != "application/json" || named && !strings.EqualFold(charset, "utf-8") {
+		return none, wrongType.with("expected Content-Type: application/json, in UTF-8")
 	}
 	if r.ContentLength > s.limits.Body {
 		return none, tooLarge.with(fmt.Sprintf("%d bytes, expected at most %d", r.ContentLength, s.limits.Body))
@@ -85,18 +88,7 @@ func (s *Server) read(w http.ResponseWriter, r *http.Request) (engine.Request, e
 	// take it for the end of the connection while the client waits.
 	_ = c.SetReadDeadline(time.Now().Add(s.limits.BodyTime))
 	defer func() { _ = c.SetReadDeadline(time.Time{}) }()
-	body := http.MaxBytesReader(w, r.Body, s.limits.Body)
-	d := json.NewDecoder(body)
-	d.DisallowUnknownFields()
-	var in submission
-	err := d.Decode(&in)
-	if err == nil {
-		if _, err = d.Token(); err == nil {
-			err = errors.New("there is more after the object")
-		} else if errors.Is(err, io.EOF) {
-			err = nil
-		}
-	}
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, s.limits.Body))
 	var large *http.MaxBytesError
 	switch {
 	case errors.As(err, &large):
@@ -105,7 +97,11 @@ func (s *Server) read(w http.ResponseWriter, r *http.Request) (engine.Request, e
 		w.Header().Set("Connection", "close")
 		return none, bodyTimeout.with(fmt.Sprintf("expected all of it within %v", s.limits.BodyTime))
 	case err != nil:
-		return none, badRequest.with("the body: " + strings.TrimPrefix(err.Error(), "json: "))
+		return none, badRequest.with("the body broke off")
+	}
+	in, err := parseSubmission(body)
+	if err != nil {
+		return none, badRequest.with("the body: " + err.Error())
 	}
 	if len(in.Prompts) > s.limits.Prompts {
 		return none, tooLarge.with(fmt.Sprintf("%d prompts, expected at most %d", len(in.Prompts), s.limits.Prompts))
@@ -116,6 +112,36 @@ func (s *Server) read(w http.ResponseWriter, r *http.Request) (engine.Request, e
 		}
 	}
 	return engine.Request{Generator: in.Generator, Prompts: in.Prompts, Format: in.Format, Seed: in.Seed, Draw: in.Draw}, nil
+}
+
+// parseSubmission reads a body, and says what is wrong with it in the words of JSON. What is
+// no UTF-8 would become other prompts than were sent.
+func parseSubmission(body []byte) (in submission, err error) {
+	if !utf8.Valid(body) {
+		return in, errors.New("expected UTF-8")
+	}
+	d := json.NewDecoder(bytes.NewReader(body))
+	d.DisallowUnknownFields()
+	err = d.Decode(&in)
+	if err == nil {
+		if _, more := d.Token(); !errors.Is(more, io.EOF) {
+			return in, errors.New("there is more after the object")
+		}
+		return in, nil
+	}
+	var wrong *json.UnmarshalTypeError
+	switch {
+	case errors.As(err, &wrong) && wrong.Field == "":
+		return in, fmt.Errorf("is a JSON %s, expected an object", wrong.Value)
+	case errors.As(err, &wrong):
+		// A list's own name stands for its members, too: prompts.
+		what := map[string]string{"prompts": "a list of strings", "seed": "a whole number of 64 bits", "draw": "a whole number of 32 bits"}[wrong.Field]
+		if what == "" {
+			what = "a string"
+		}
+		return in, fmt.Errorf("%s: a JSON %s, expected %s", wrong.Field, wrong.Value, what)
+	}
+	return in, errors.New(strings.TrimPrefix(err.Error(), "json: "))
 }
 
 // postJob takes prompts and answers at once, with the job; or, to a client that accepts
