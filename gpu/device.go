@@ -279,7 +279,13 @@ func (d *Device) Run(ctx context.Context, p *graph.Program, w graph.Weights, in 
 		return nil, err
 	}
 	r := &run{d: d, ctx: ctx, p: p, weights: w, inputs: in, report: report}
-	return d.exclusive(ctx, p.Requires, r.execute, r.release)
+	return d.exclusive(ctx, p.Requires, func() (*graph.Result, error) {
+		all := make([]int, len(p.Dispatches))
+		for i := range all {
+			all[i] = i
+		}
+		return r.execute(all, p.Reads)
+	}, r.release)
 }
 
 // exclusive does work with the device to itself, on limits of at least need. release gives

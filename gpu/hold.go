@@ -3,6 +3,7 @@ package gpu
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	"github.com/cogentcore/webgpu/wgpu"
 
@@ -28,7 +29,7 @@ func (d *Device) Hold(p *graph.Program, w graph.Weights) (graph.Held, error) {
 	return &held{d: d, run: &run{d: d, p: p, weights: w, keep: true}}, nil
 }
 
-func (h *held) Run(ctx context.Context, in []graph.Input) (*graph.Result, error) {
+func (h *held) Run(ctx context.Context, stage string, in []graph.Input) (*graph.Result, error) {
 	if h.run == nil {
 		return nil, errors.New("gpu: the held Program has ended")
 	}
@@ -40,19 +41,44 @@ func (h *held) Run(ctx context.Context, in []graph.Input) (*graph.Result, error)
 		h.on = h.d.device
 		r := h.run
 		r.ctx, r.inputs, r.done, r.total, r.stages, r.parts = ctx, in, 0, 0, nil, nil
+		todo, bound := stageOf(r.p, stage)
+		if len(todo) == 0 {
+			return nil, fmt.Errorf("gpu: the held Program has no stage %q", stage)
+		}
 		for i := range r.buffers {
-			if r.buffers[i] != nil && r.p.Buffers[i].Source.Kind == graph.SourceInput {
+			if r.buffers[i] != nil && bound[i] && r.p.Buffers[i].Source.Kind == graph.SourceInput {
 				if err := r.fill(i); err != nil {
 					return nil, err
 				}
 			}
 		}
-		return r.execute()
+		var reads []graph.Read
+		for _, read := range r.p.Reads {
+			if bound[read.Buffer] {
+				reads = append(reads, read)
+			}
+		}
+		return r.execute(todo, reads)
 	}, func() {})
 	if err != nil {
 		h.Close()
 	}
 	return result, err
+}
+
+// stageOf finds the dispatches of a stage and the buffers that they bind.
+func stageOf(p *graph.Program, stage string) (todo []int, bound []bool) {
+	bound = make([]bool, len(p.Buffers))
+	for i, d := range p.Dispatches {
+		if d.Stage != stage {
+			continue
+		}
+		todo = append(todo, i)
+		for _, b := range d.Binds {
+			bound[b.Buffer] = true
+		}
+	}
+	return todo, bound
 }
 
 func (h *held) Close() error {

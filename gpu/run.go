@@ -42,7 +42,8 @@ type run struct {
 	partCost    int64 // of the part that is being measured
 }
 
-func (r *run) execute() (*graph.Result, error) {
+// execute runs the dispatches of these indices and hands back these reads.
+func (r *run) execute(todo []int, reads []graph.Read) (*graph.Result, error) {
 	p := r.p
 	first, last := lifetimes(p)
 	if r.keep {
@@ -67,25 +68,27 @@ func (r *run) execute() (*graph.Result, error) {
 		r.buffers = make([]*wgpu.Buffer, len(p.Buffers))
 	}
 	r.budget = firstSubmit
-	for _, d := range p.Dispatches {
-		r.total += d.Cost
+	for _, i := range todo {
+		r.total += p.Dispatches[i].Cost
 	}
 	started := time.Now()
 	part := started
-	for i := range p.Dispatches {
+	var before *graph.Dispatch
+	for _, i := range todo {
 		d := &p.Dispatches[i]
-		if r.d.options.Profile && i > 0 && d.Label != p.Dispatches[i-1].Label {
+		if r.d.options.Profile && before != nil && d.Label != before.Label {
 			if err := r.drain(); err != nil {
 				return nil, err
 			}
-			part = r.clockPart(&p.Dispatches[i-1], part)
+			part = r.clockPart(before, part)
 		}
-		if i > 0 && d.Stage != p.Dispatches[i-1].Stage {
+		if before != nil && d.Stage != before.Stage {
 			if err := r.drain(); err != nil {
 				return nil, err
 			}
-			started = r.clock(p.Dispatches[i-1].Stage, started)
+			started = r.clock(before.Stage, started)
 		}
+		before = d
 		if err := r.dispatch(d, pipelines[d.Kernel]); err != nil {
 			return nil, err
 		}
@@ -109,14 +112,14 @@ func (r *run) execute() (*graph.Result, error) {
 	if err := r.drain(); err != nil {
 		return nil, err
 	}
-	if n := len(p.Dispatches); n > 0 {
-		r.clock(p.Dispatches[n-1].Stage, started)
+	if before != nil {
+		r.clock(before.Stage, started)
 		if r.d.options.Profile {
-			r.clockPart(&p.Dispatches[n-1], part)
+			r.clockPart(before, part)
 		}
 	}
 	result := &graph.Result{Stages: r.stages, Parts: r.parts}
-	for _, read := range p.Reads {
+	for _, read := range reads {
 		data, err := r.read(&read)
 		if err != nil {
 			return nil, err

@@ -91,8 +91,9 @@ type Holder interface {
 
 // Held is a Program that stays on a device. It is for one goroutine at a time.
 type Held interface {
-	// Run runs the Program once more, with these inputs. After an error it can not go on.
-	Run(ctx context.Context, in []Input) (*Result, error)
+	// Run runs the dispatches of one stage once more, with the inputs that they bind, and
+	// hands back the reads of buffers that they bind. After an error it can not go on.
+	Run(ctx context.Context, stage string, in []Input) (*Result, error)
 	// Close gives the memory back. Close of a closed one does nothing.
 	Close() error
 }

@@ -7,7 +7,8 @@ import (
 )
 
 // A language model works on a few rows of one token each: tensors of shape (1, 1, rows,
-// channels), in one buffer. What it keeps of earlier tokens is State.
+// channels), in one buffer. Several texts have equal runs of rows, one after the other: their
+// tokens at following positions. What it keeps of earlier tokens is State.
 
 // State is a tensor that begins as zeros and keeps its values from run to run where the
 // executor holds the Program (Holder).
@@ -68,6 +69,16 @@ func (b *Builder) rowSpans(label, name, dtype string, rows, channels int) []Span
 	return spans
 }
 
+// run is how many rows each of the texts that per has rows for has in x.
+func (b *Builder) run(label string, x, per *Tensor) int64 {
+	rows, texts := x.Shape[2], per.Shape[2]
+	if texts < 1 || rows%texts != 0 {
+		b.failf("%s: %d rows of %d texts, expected equally many of each", label, rows, texts)
+		return 1
+	}
+	return int64(rows / texts)
+}
+
 // Lookup is the rows of a table (vocabulary, channels), delivered as dtype, that ids name.
 func (b *Builder) Lookup(label string, ids Words, table, dtype string, vocabulary, channels int) *Tensor {
 	y := b.Tensor(label, [4]int{1, 1, ids.count, channels})
@@ -112,7 +123,8 @@ type Product struct {
 	// applied and added; nil means none.
 	Low *Tensor
 	Up  string
-	// Factor is a tensor (1, 1, rows, 1) that rows are multiplied by in the end; nil means none.
+	// Factor is a tensor (1, 1, texts, 1) that texts' rows are multiplied by in the end; nil
+	// means none.
 	Factor *Tensor
 }
 
@@ -130,7 +142,7 @@ func (b *Builder) Product(x *Tensor, c Product) *Tensor {
 	}
 	s := storages[c.DType]
 	unit := max(s.values, 4)
-	rank, more := 0, []int{}
+	rank, run, more := 0, int64(1), []int{}
 	if c.Bias != "" {
 		more = append(more, b.vector(c.Bias, c.Out))
 	}
@@ -148,9 +160,10 @@ func (b *Builder) Product(x *Tensor, c Product) *Tensor {
 		more = append(more, c.Low.parts[0].buffer, b.vector(c.Up, c.Out*rank))
 	}
 	if c.Factor != nil {
-		if !b.usable(c.Label, c.Factor) || !b.rows(c.Label, x, c.Factor) {
+		if !b.usable(c.Label, c.Factor) || !b.rows(c.Label, c.Factor) {
 			return y
 		}
+		run = b.run(c.Label, x, c.Factor)
 		more = append(more, c.Factor.parts[0].buffer)
 	}
 	k := b.kernel("product", append([]wgsl.Const{{Name: "Store", Value: s.store}, {Name: "Rows", Value: rows},
@@ -164,7 +177,7 @@ func (b *Builder) Product(x *Tensor, c Product) *Tensor {
 		gx, gy := b.grid(ceil(int64(p.Count), int64(k.Workgroup)))
 		b.dispatch(c.Label, k, [3]int64{gx, gy, 1}, int64(rows)*int64(p.Count)*int64(in+rank), append([]int{x.parts[0].buffer, w, y.parts[0].buffer}, more...),
 			arg{"units", int64(in) / unit}, arg{"out", int64(c.Out)}, arg{"first", int64(p.First)}, arg{"count", int64(p.Count)},
-			arg{"width", gx}, arg{"rank", int64(rank)})
+			arg{"width", gx}, arg{"rank", int64(rank)}, arg{"run", run})
 	}
 	return y
 }
@@ -176,13 +189,13 @@ type Cache struct {
 	keys, values            *Tensor
 }
 
-// NewCache makes an empty cache for rows rows.
-func (b *Builder) NewCache(label string, rows int, c Cache) Cache {
+// NewCache makes an empty cache for so many texts.
+func (b *Builder) NewCache(label string, texts int, c Cache) Cache {
 	if c.Heads < 1 || c.KVHeads < 1 || c.Heads%c.KVHeads != 0 || c.HeadDim%2 != 0 || c.HeadDim > wgsl.MaxHeadWidth || c.Length < 1 || c.Length > wgsl.MaxPositions {
 		b.failf("%s: %+v, expected at most %d positions and heads of at most %d values that share key heads evenly", label, c, wgsl.MaxPositions, wgsl.MaxHeadWidth)
 		return c
 	}
-	shape := [4]int{1, 1, rows, c.Length * c.KVHeads * c.HeadDim}
+	shape := [4]int{1, 1, texts, c.Length * c.KVHeads * c.HeadDim}
 	c.keys, c.values = b.State(label+".keys", shape), b.State(label+".values", shape)
 	return c
 }
@@ -201,13 +214,15 @@ func RotaryTable(length, width int, theta float64) []uint32 {
 }
 
 // Rotate gives queries and keys the rotary position, writes keys and values to the cache at
-// it, and returns the queries. halves says how a head's values pair up: i with i + D/2, or 2i
-// with 2i+1.
+// it, and returns the queries. position is that of each text's first row; nothing is written
+// of rows beyond the cache's length. halves says how a head's values pair up: i with i + D/2,
+// or 2i with 2i+1.
 func (b *Builder) Rotate(label string, q, k, v *Tensor, position, table Words, c Cache, halves bool) *Tensor {
 	y := b.Tensor(label, q.Shape)
-	if !b.usable(label, k, v) || !b.usable(label, q) || !b.rows(label, q, k, v, y) || !b.rows(label, q, c.keys, c.values) {
+	if !b.usable(label, k, v) || !b.usable(label, q) || !b.rows(label, q, k, v, y) || !b.rows(label, c.keys, c.values) {
 		return y
 	}
+	run := b.run(label, q, c.keys)
 	if q.Shape[3] != c.Heads*c.HeadDim || k.Shape[3] != c.KVHeads*c.HeadDim || table.count < c.Length*c.HeadDim {
 		b.failf("%s: queries of %v and keys of %v for %+v", label, q.Shape, k.Shape, c)
 		return y
@@ -219,20 +234,21 @@ func (b *Builder) Rotate(label string, q, k, v *Tensor, position, table Words, c
 	pairs := int64(c.Heads+c.KVHeads) * int64(c.HeadDim) / 2
 	b.dispatch(label, kernel, [3]int64{ceil(pairs, int64(kernel.Workgroup)), int64(q.Shape[2]), 1}, 4*pairs*int64(q.Shape[2]),
 		[]int{q.parts[0].buffer, k.parts[0].buffer, v.parts[0].buffer, position.buffer, table.buffer, y.parts[0].buffer, c.keys.parts[0].buffer, c.values.parts[0].buffer},
-		arg{"heads", int64(c.Heads)}, arg{"kv", int64(c.KVHeads)}, arg{"half", int64(c.HeadDim) / 2}, arg{"length", int64(c.Length)})
+		arg{"heads", int64(c.Heads)}, arg{"kv", int64(c.KVHeads)}, arg{"half", int64(c.HeadDim) / 2}, arg{"length", int64(c.Length)}, arg{"run", run})
 	return y
 }
 
-// Causal is the attention of the rows' position to the cache, up to that position itself.
+// Causal is the attention of the rows' positions to the cache, up to each position itself.
 func (b *Builder) Causal(label string, q *Tensor, position Words, c Cache) *Tensor {
 	y := b.Tensor(label, q.Shape)
-	if !b.usable(label, q) || !b.rows(label, q, y, c.keys, c.values) {
+	if !b.usable(label, q) || !b.rows(label, q, y) || !b.rows(label, c.keys, c.values) {
 		return y
 	}
+	run := b.run(label, q, c.keys)
 	kernel := b.kernel("causal", wgsl.Const{Name: "D", Value: c.HeadDim})
 	b.dispatch(label, kernel, [3]int64{int64(c.Heads), int64(q.Shape[2]), 1}, 2*q.Elements()*int64(c.Length),
 		[]int{q.parts[0].buffer, c.keys.parts[0].buffer, c.values.parts[0].buffer, position.buffer, y.parts[0].buffer},
-		arg{"heads", int64(c.Heads)}, arg{"kv", int64(c.KVHeads)}, arg{"length", int64(c.Length)}, arg{"factor", floatBits(1 / math.Sqrt(float64(c.HeadDim)))})
+		arg{"heads", int64(c.Heads)}, arg{"kv", int64(c.KVHeads)}, arg{"length", int64(c.Length)}, arg{"run", run}, arg{"factor", floatBits(1 / math.Sqrt(float64(c.HeadDim)))})
 	return y
 }
 

@@ -1,11 +1,13 @@
-// causal: attention of one position to itself and all before it, whose keys and values are in
-// the cache. Query heads share key heads (grouped-query attention).
+// causal: attention of positions to themselves and all before them, whose keys and values are
+// in the cache. Query heads share key heads (grouped-query attention). Every `run` rows are
+// one text's, at following positions.
 //
-//   y[r][h] = Σ_j softmax_j(q[r][h]·keys[r][j][h/group] · factor) · values[r][j][h/group], j ≤ position
+//   y[r][h] = Σ_j softmax_j(q[r][h]·keys[r/run][j][h/group] · factor) · values[r/run][j][h/group]
+//   over j ≤ position + r%run
 //
 // Bindings and shapes
 //   q, y           [rows][heads·D]
-//   keys, values   [rows][length][kv·D]
+//   keys, values   [rows/run][length][kv·D]
 //   position       u32 [1], below length
 //
 // Constants: D, the width of a head.
@@ -28,9 +30,9 @@ var<workgroup> shared_by: array<f32, {{.WG}}>;
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
   let head = group.x;
   let row = group.y;
-  let count = min(position[0], p.length - 1u) + 1u;
+  let count = min(position[0] + row % p.run, p.length - 1u) + 1u;
   let width = p.kv * {{.D}}u;
-  let cache = row * p.length * width + head / (p.heads / p.kv) * {{.D}}u;
+  let cache = row / p.run * p.length * width + head / (p.heads / p.kv) * {{.D}}u;
   let query = (row * p.heads + head) * {{.D}}u;
 
   var top = -3.4e38;

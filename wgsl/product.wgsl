@@ -1,6 +1,6 @@
 // product: a linear layer on a few rows, with all that a language model adds to one.
 //
-//   y[r][o] = factor[r] · (Σ_i w[o][i]·x[r][i] + bias[o] + residual[r][o] + Σ_k up[o][k]·low[r][k])
+//   y[r][o] = factor[r/run] · (Σ_i w[o][i]·x[r][i] + bias[o] + residual[r][o] + Σ_k up[o][k]·low[r][k])
 //
 // Bindings and shapes
 //   x          vec4, [Rows][units·U]
@@ -10,7 +10,7 @@
 //   bias       [out], if HasBias
 //   residual   [Rows][out], if HasResidual
 //   low, up    [Rows][rank] and [out][rank], if HasLow: a LoRA's A·x and its B
-//   factor     [Rows], if HasFactor: an adapter's strength in each row
+//   factor     [Rows/run], if HasFactor: an adapter's strength, for every run rows
 //
 // Constants: Store; Rows; HasBias, HasResidual, HasLow, HasFactor; Subgroups.
 //
@@ -168,7 +168,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, {{template "place" .}}) {
     v += residual[{{$r}}u * p.out + out];
     {{- end}}
     {{- if $.HasFactor}}
-    v *= factor[{{$r}}u];
+    v *= factor[{{$r}}u / p.run];
     {{- end}}
     y[{{$r}}u * p.out + out] = v;
   }

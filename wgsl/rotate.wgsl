@@ -1,6 +1,8 @@
-// rotate: rotary positions on queries and keys; keys and values go to the cache.
+// rotate: rotary positions on queries and keys; keys and values go to the cache. Every `run`
+// rows are one text's, at following positions.
 //
-//   (a, b) -> (a·cos - b·sin, b·cos + a·sin) for the pairs of every head, at angle[position]
+//   (a, b) -> (a·cos - b·sin, b·cos + a·sin) for the pairs of every head of row r,
+//   at angle[position + r%run]
 //
 // Bindings and shapes
 //   q          [rows][heads·2·half]
@@ -8,7 +10,7 @@
 //   position   u32 [1], below length
 //   table      [length][half][2], cosine and sine
 //   turned     [rows][heads·2·half], the rotated queries
-//   keys       [rows][length][kv·2·half]; row position is written
+//   keys       [rows/run][length][kv·2·half]; the rows' positions below length are written
 //   values     the same for v, as it is
 //
 // Constants: Halves: 1 pairs value i with half+i of a head (Hugging Face, qwen2 in GGUF), 0
@@ -29,11 +31,11 @@
 @compute @workgroup_size({{.WG}})
 fn main(@builtin(global_invocation_id) g: vec3<u32>) {
   let pairs = (p.heads + p.kv) * p.half;
-  if (g.x >= pairs) {
+  let row = g.y;
+  let at = position[0] + row % p.run;
+  if (g.x >= pairs || at >= p.length) {
     return;
   }
-  let row = g.y;
-  let at = min(position[0], p.length - 1u);
   let head = g.x / p.half;
   let i = g.x % p.half;
   let turn = table[at * p.half + i];
@@ -55,7 +57,7 @@ fn main(@builtin(global_invocation_id) g: vec3<u32>) {
   let width = p.kv * 2u * p.half;
   let inner = (head - p.heads) * 2u * p.half;
   let source = row * width + inner;
-  let place = (row * p.length + at) * width + inner;
+  let place = (row / p.run * p.length + at) * width + inner;
   let a = k[source + first];
   let b = k[source + second];
   keys[place + first] = a * turn.x - b * turn.y;

@@ -100,6 +100,8 @@ func unused(label, param string) bool {
 	switch {
 	case param == "rank":
 		return !strings.Contains(label, "HasLow=1")
+	case param == "run" && strings.HasPrefix(label, "product"):
+		return !strings.Contains(label, "HasFactor=1")
 	case param == "bias0":
 		return !strings.Contains(label, "HasBias=1")
 	case strings.Contains(label, "Partial=1"):

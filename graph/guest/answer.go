@@ -26,10 +26,11 @@ type AnswerOptions struct {
 	Limits *graph.Limits `json:"limits,omitempty"`
 }
 
-// AnswerInfo is what a host needs besides to run the Program, which takes one token in two
-// rows, without and with the adapter, to the next (llama.Step).
+// AnswerInfo is what a host needs besides to run the Program, which reads a prompt and takes
+// one token in two rows, without and with the adapter, to the next (llama.Step).
 type AnswerInfo struct {
 	Prompt  []int32        `json:"prompt"`  // its tokens, with those of the turns around it
+	Read    int            `json:"read"`    // how many of them the Program reads at a time
 	Ends    []int32        `json:"ends"`    // tokens that end an answer
 	Factor  []float32      `json:"factor"`  // of the rows, the Program's input
 	Tensors []llama.Tensor `json:"tensors"` // where the Program's weights are
@@ -77,7 +78,7 @@ func answer(m Message) (Message, error) {
 	if o.System == "" {
 		o.System = config.System
 	}
-	var info AnswerInfo
+	info := AnswerInfo{Read: llama.ReadTokens}
 	if info.Prompt, err = tokenizer.Prompt(o.System, o.Prompt); err != nil {
 		return nil, fmt.Errorf("the base: %w", err)
 	}

@@ -93,7 +93,7 @@ func TestAnswer(t *testing.T) {
 	if !bytes.Equal(get(t, out, guest.PartProgram), want) {
 		t.Error("the program is another than the native one")
 	}
-	if !slices.Equal(info.Prompt, prompt) || !slices.Equal(info.Factor, []float32{0, 2}) || !slices.Equal(info.Ends, []int32{257}) ||
+	if !slices.Equal(info.Prompt, prompt) || info.Read != llama.ReadTokens || !slices.Equal(info.Factor, []float32{0, 2}) || !slices.Equal(info.Ends, []int32{257}) ||
 		!slices.Equal(info.Tensors, step.Tensors) {
 		t.Errorf("info %+v", info)
 	}

@@ -4,7 +4,7 @@
 // holds no weights and runs no Program: Compile's Program and Feed's inputs go to whoever
 // has a GPU, and the weight tokens that come back go to Finish.
 //
-// # ABI, version 2
+// # ABI, version 3
 //
 // The same text stands in web's abi.ts.
 //
@@ -48,7 +48,7 @@ import (
 )
 
 // Version of the ABI. Hosts take exactly this one.
-const Version = 2
+const Version = 3
 
 // The names of parts.
 const (

@@ -18,26 +18,35 @@ func (s *Step) Answer(ctx context.Context, h graph.Held, prompt, ends []int32, t
 	if len(prompt) == 0 || len(prompt) > s.Length {
 		return fmt.Errorf("llama: a prompt of %d tokens, expected 1 to %d: what the step is planned for", len(prompt), s.Length)
 	}
+	word := binary.LittleEndian.AppendUint32
 	var factor []byte
 	for _, f := range s.Factor {
-		factor = binary.LittleEndian.AppendUint32(factor, math.Float32bits(f))
+		factor = word(factor, math.Float32bits(f))
 	}
-	next, ended := make([]int32, rows), make([]bool, rows)
-	for at := range s.Length {
-		if at < len(prompt) {
-			next[RowBase], next[RowAdapter] = prompt[at], prompt[at]
-		}
+	at := 0
+	run := func(stage, input string, tokens []byte) (*graph.Result, error) {
+		return h.Run(ctx, stage, []graph.Input{{Name: input, Data: tokens}, {Name: InputPosition, Data: word(nil, uint32(at))}, {Name: InputFactor, Data: factor}})
+	}
+	// The last token is the first answer's step. What the others' last run reads beyond them
+	// is written anew before it is used.
+	for last := len(prompt) - 1; at < last; at = min(at+ReadTokens, last) {
 		var tokens []byte
-		for _, id := range next {
-			tokens = binary.LittleEndian.AppendUint32(tokens, uint32(id))
+		for i := range rows * ReadTokens {
+			tokens = word(tokens, uint32(prompt[min(at+i%ReadTokens, last)]))
 		}
-		result, err := h.Run(ctx, []graph.Input{{Name: InputTokens, Data: tokens},
-			{Name: InputPosition, Data: binary.LittleEndian.AppendUint32(nil, uint32(at))}, {Name: InputFactor, Data: factor}})
-		if err != nil {
+		if _, err := run(StageRead, InputPrompt, tokens); err != nil {
 			return err
 		}
-		if at < len(prompt)-1 {
-			continue
+	}
+	next, ended := []int32{RowBase: prompt[at], RowAdapter: prompt[at]}, make([]bool, rows)
+	for ; at < s.Length; at++ {
+		var tokens []byte
+		for _, id := range next {
+			tokens = word(tokens, uint32(id))
+		}
+		result, err := run(StageAnswer, InputTokens, tokens)
+		if err != nil {
+			return err
 		}
 		raw, ok := result.Output(OutputNext)
 		if !ok || len(raw) != 4*rows {

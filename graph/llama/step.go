@@ -18,9 +18,22 @@ const (
 	rows
 )
 
+// The stages of a step's Program, of which each run is one.
+const (
+	// StageRead takes ReadTokens tokens of a prompt, the same in both rows: position is that
+	// of the first. It leaves their keys and values, but none beyond Length.
+	StageRead = "read"
+	// StageAnswer takes one token in each row to the next.
+	StageAnswer = "answer"
+)
+
+// ReadTokens is how many tokens of a prompt are read at a time.
+const ReadTokens = wgsl.MaxRows / rows
+
 // Names of a step's inputs and of what it hands back.
 const (
-	InputTokens   = "tokens"   // u32 [rows], below the vocabulary
+	InputPrompt   = "prompt"   // u32 [rows, ReadTokens], below the vocabulary (StageRead)
+	InputTokens   = "tokens"   // u32 [rows], likewise (StageAnswer)
 	InputPosition = "position" // u32 [1], below Length
 	InputFactor   = "factor"   // f32 [rows], Step.Factor
 	OutputNext    = "next"     // u32 [rows], the likeliest token to follow
@@ -35,7 +48,7 @@ const (
 
 // Step is what is needed to answer with a base model, without and with an adapter.
 type Step struct {
-	// Program takes one token in each row, at one position, to the next. It is to be held
+	// Program reads a prompt and answers it, by StageRead and StageAnswer. It is to be held
 	// (graph.Holder): keys and values of earlier positions stay on the device.
 	Program *graph.Program
 	// Length is how many positions there are: tokens of the prompt and of the answer but for
@@ -110,7 +123,9 @@ type stepper struct {
 	files   map[string]*gguf.File
 	tensors []Tensor
 
-	factor *graph.Tensor
+	factor          *graph.Tensor
+	position, table graph.Words
+	caches          []graph.Cache // of the blocks
 }
 
 // weight finds a tensor (rows, columns; rows 1 for a vector) and notes its place. It returns
@@ -149,24 +164,25 @@ func (s *stepper) vector(file, name string, n int) string {
 // build adds a step's dispatches.
 func (s *stepper) build(o StepOptions) {
 	c := s.c
-	s.Stage("answer")
-	tokens, position := s.InputWords(InputTokens, rows), s.InputWords(InputPosition, 1)
+	s.position = s.InputWords(InputPosition, 1)
 	s.factor = s.Input(InputFactor, [4]int{1, 1, rows, 1})
-	table := s.Table("rotary", graph.RotaryTable(o.Length, c.HeadDim, c.RopeTheta))
-	embeddings, dtype := s.weight(FileBase, "token_embd.weight", c.Hidden, c.Vocab)
-	x := s.Lookup("token_embd", tokens, embeddings, dtype, c.Vocab, c.Hidden)
+	s.table = s.Table("rotary", graph.RotaryTable(o.Length, c.HeadDim, c.RopeTheta))
 	for i := range c.Layers {
-		if s.Err() != nil {
-			return
-		}
-		x = s.block(fmt.Sprintf("blk.%d.", i), x, position, table, o.Length)
+		s.caches = append(s.caches, s.NewCache(fmt.Sprintf("blk.%d.cache", i), rows, graph.Cache{Heads: c.Heads, KVHeads: c.KVHeads, HeadDim: c.HeadDim, Length: o.Length}))
+	}
+	s.Stage(StageRead)
+	s.blocks(s.InputWords(InputPrompt, rows*ReadTokens))
+	s.Stage(StageAnswer)
+	x := s.blocks(s.InputWords(InputTokens, rows))
+	if s.Err() != nil {
+		return
 	}
 	y := s.RMSNorm("output_norm", x, s.vector(FileBase, "output_norm.weight", c.Hidden), c.NormEps)
 	head := "token_embd.weight"
 	if _, untied := s.files[FileBase].Tensor("output.weight"); untied {
 		head = "output.weight"
 	}
-	head, dtype = s.weight(FileBase, head, c.Hidden, c.Vocab)
+	head, dtype := s.weight(FileBase, head, c.Hidden, c.Vocab)
 	logits := s.Product(y, graph.Product{Label: "output", Weight: head, DType: dtype, Out: c.Vocab})
 	if o.Logits {
 		s.Read(OutputLogits, logits)
@@ -174,21 +190,33 @@ func (s *stepper) build(o StepOptions) {
 	s.ReadWords(OutputNext, s.ArgMax("next", logits))
 }
 
+// blocks is the layers on these tokens, and all that is read of a prompt.
+func (s *stepper) blocks(tokens graph.Words) *graph.Tensor {
+	table, dtype := s.weight(FileBase, "token_embd.weight", s.c.Hidden, s.c.Vocab)
+	x := s.Lookup("token_embd", tokens, table, dtype, s.c.Vocab, s.c.Hidden)
+	for i, cache := range s.caches {
+		if s.Err() != nil {
+			return x
+		}
+		x = s.block(fmt.Sprintf("blk.%d.", i), x, cache)
+	}
+	return x
+}
+
 // block is one layer: attention, then the MLP, each on normalised rows and added to them.
-func (s *stepper) block(name string, x *graph.Tensor, position, table graph.Words, length int) *graph.Tensor {
+func (s *stepper) block(name string, x *graph.Tensor, cache graph.Cache) *graph.Tensor {
 	c := s.c
 	normed := s.RMSNorm(name+"attn_norm", x, s.vector(FileBase, name+"attn_norm.weight", c.Hidden), c.NormEps)
 	q := s.linear(name+"attn_q", Modules[0], normed, nil)
 	k := s.linear(name+"attn_k", Modules[1], normed, nil)
 	v := s.linear(name+"attn_v", Modules[2], normed, nil)
 	s.Release(normed)
-	cache := s.NewCache(name+"cache", rows, graph.Cache{Heads: c.Heads, KVHeads: c.KVHeads, HeadDim: c.HeadDim, Length: length})
 	// llama.cpp stores the rows of q and k of architecture llama such that pairs are neighbours.
-	turned := s.Rotate(name+"rotate", q, k, v, position, table, cache, c.Architecture != "llama")
+	turned := s.Rotate(name+"rotate", q, k, v, s.position, s.table, cache, c.Architecture != "llama")
 	s.Release(q)
 	s.Release(k)
 	s.Release(v)
-	seen := s.Causal(name+"attention", turned, position, cache)
+	seen := s.Causal(name+"attention", turned, s.position, cache)
 	s.Release(turned)
 	y := s.linear(name+"attn_output", Modules[3], seen, x)
 	s.Release(seen)

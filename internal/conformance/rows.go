@@ -15,6 +15,7 @@ type rowsCase struct {
 	dtype                  string
 	halves                 bool
 	positions              int
+	texts                  int // of equal runs of rows at following positions; 0 is rows
 	binding                int64
 	features               bool
 }
@@ -29,6 +30,8 @@ func rowsCases() ([]Case, error) {
 		{rows: 2, heads: 2, kv: 1, width: 16, dtype: "Q4_1", halves: true, positions: 4, binding: 4096},
 		{rows: 2, heads: 2, kv: 1, width: 16, dtype: "Q8", positions: 2, binding: 4096},
 		{rows: 2, heads: 9, kv: 3, width: 64, dtype: "Q4_1", positions: 2, features: true},
+		{rows: 6, texts: 2, heads: 4, kv: 2, width: 16, dtype: "Q8", halves: true, positions: 3},
+		{rows: 8, texts: 2, heads: 2, kv: 1, width: 16, dtype: "Q4_1", positions: 2, features: true},
 		{rows: 5, heads: 1, kv: 1, width: 4, dtype: "F16", positions: 2, binding: 4096},
 	} {
 		built, err := c.build()
@@ -47,7 +50,11 @@ const (
 )
 
 func (c rowsCase) build() (Case, error) {
-	name := fmt.Sprintf("%d rows heads%d/%dx%d %s halves%v %d positions binding%d", c.rows, c.heads, c.kv, c.width, c.dtype, c.halves, c.positions, c.binding)
+	if c.texts == 0 {
+		c.texts = c.rows
+	}
+	run := c.rows / c.texts
+	name := fmt.Sprintf("%d rows of %d heads%d/%dx%d %s halves%v %d positions binding%d", c.rows, c.texts, c.heads, c.kv, c.width, c.dtype, c.halves, c.positions, c.binding)
 	in, kv := c.heads*c.width, c.kv*c.width
 	const length = 2 // more positions than there are
 	inputs := []graph.Input{}
@@ -57,7 +64,7 @@ func (c rowsCase) build() (Case, error) {
 	}
 	p, err := build(name, limits, func(b *graph.Builder) {
 		ids := b.InputWords("ids", c.rows)
-		factor := b.Input("factor", [4]int{1, 1, c.rows, 1})
+		factor := b.Input("factor", [4]int{1, 1, c.texts, 1})
 		x := b.Lookup("lookup", ids, "table", c.dtype, rowsVocabulary, in)
 		b.Read("lookup", x)
 		norm := b.RMSNorm("norm", x, "norm", 1e-5)
@@ -70,8 +77,9 @@ func (c rowsCase) build() (Case, error) {
 		b.Read("gate", gate)
 		b.ReadWords("best", b.ArgMax("best", gate))
 
-		cache := b.NewCache("cache", c.rows, graph.Cache{Heads: c.heads, KVHeads: c.kv, HeadDim: c.width, Length: c.positions + length})
-		table := b.Table("rotary", graph.RotaryTable(c.positions+length, c.width, rowsTheta))
+		positions := c.positions*run + length
+		cache := b.NewCache("cache", c.texts, graph.Cache{Heads: c.heads, KVHeads: c.kv, HeadDim: c.width, Length: positions})
+		table := b.Table("rotary", graph.RotaryTable(positions, c.width, rowsTheta))
 		for at := range c.positions {
 			position := b.InputWords(fmt.Sprint("position", at), 1)
 			k := b.Input(fmt.Sprint("k", at), [4]int{1, 1, c.rows, kv})
@@ -88,12 +96,12 @@ func (c rowsCase) build() (Case, error) {
 	for i := range ids {
 		ids[i] = uint32(i*37+rowsVocabulary-1) % rowsVocabulary
 	}
-	factor := uniform(1, c.rows)
+	factor := uniform(1, c.texts)
 	inputs = append(inputs, graph.Input{Name: "ids", Data: Words(ids)}, graph.Input{Name: "factor", Data: Floats(factor)})
 	keys, values := make([][]float32, c.positions), make([][]float32, c.positions)
 	for at := range c.positions {
 		keys[at], values[at] = uniform(uint64(100+at), c.rows*kv), uniform(uint64(300+at), c.rows*kv)
-		inputs = append(inputs, graph.Input{Name: fmt.Sprint("position", at), Data: Words([]uint32{uint32(at)})},
+		inputs = append(inputs, graph.Input{Name: fmt.Sprint("position", at), Data: Words([]uint32{uint32(at * run)})},
 			graph.Input{Name: fmt.Sprint("k", at), Data: Floats(keys[at])}, graph.Input{Name: fmt.Sprint("v", at), Data: Floats(values[at])})
 	}
 	w := Tensors{
@@ -115,7 +123,7 @@ func (c rowsCase) build() (Case, error) {
 		}
 		for o := range rowsRank {
 			for i := range in {
-				low[r*rowsRank+o] += float64(w["a"][o*in+i]) * norm[r*in+i] * float64(factor[r])
+				low[r*rowsRank+o] += float64(w["a"][o*in+i]) * norm[r*in+i] * float64(factor[r/run])
 			}
 		}
 		top := math.Inf(-1)
@@ -135,20 +143,21 @@ func (c rowsCase) build() (Case, error) {
 			}
 		}
 	}
-	turned := c.turn(q, c.heads, c.positions-1)
+	turned := c.turn(q, c.heads, (c.positions-1)*run)
 	cached := make([][]float64, c.positions)
 	for at := range cached {
-		cached[at] = c.turn(wide(keys[at]), c.kv, at)
+		cached[at] = c.turn(wide(keys[at]), c.kv, at*run)
 	}
 	seen := make([]float64, c.rows*in)
 	for r := range c.rows {
 		for h := range c.heads {
-			from := r*kv + h/(c.heads/c.kv)*c.width
+			// Where the key or value of this row's text at a position is, of those of its run.
+			from := func(at int) int { return (r/run*run+at%run)*kv + h/(c.heads/c.kv)*c.width }
 			to := r*in + h*c.width
-			weights, top, sum := make([]float64, c.positions), math.Inf(-1), 0.0
+			weights, top, sum := make([]float64, (c.positions-1)*run+r%run+1), math.Inf(-1), 0.0
 			for at := range weights {
 				for d := range c.width {
-					weights[at] += turned[to+d] * cached[at][from+d] / math.Sqrt(float64(c.width))
+					weights[at] += turned[to+d] * cached[at/run][from(at)+d] / math.Sqrt(float64(c.width))
 				}
 				top = math.Max(top, weights[at])
 			}
@@ -156,7 +165,7 @@ func (c rowsCase) build() (Case, error) {
 				e := math.Exp(weights[at] - top)
 				sum += e
 				for d := range c.width {
-					seen[to+d] += e * float64(values[at][from+d])
+					seen[to+d] += e * float64(values[at/run][from(at)+d])
 				}
 			}
 			for d := range c.width {
@@ -174,7 +183,8 @@ func (c rowsCase) build() (Case, error) {
 	}, err
 }
 
-// turn gives every head of (rows, heads·width) the rotary position.
+// turn gives every head of (rows, heads·width) its row's rotary position; at is that of the
+// texts' first rows.
 func (c rowsCase) turn(x []float64, heads, at int) []float64 {
 	y := make([]float64, len(x))
 	for head := range c.rows * heads {
@@ -183,7 +193,7 @@ func (c rowsCase) turn(x []float64, heads, at int) []float64 {
 			if c.halves {
 				first, second = head*c.width+i, head*c.width+i+c.width/2
 			}
-			sin, cos := math.Sincos(float64(at) * math.Pow(rowsTheta, -2*float64(i)/float64(c.width)))
+			sin, cos := math.Sincos(float64(at+head/heads%(c.rows/c.texts)) * math.Pow(rowsTheta, -2*float64(i)/float64(c.width)))
 			y[first], y[second] = x[first]*cos-x[second]*sin, x[second]*cos+x[first]*sin
 		}
 	}

@@ -145,17 +145,21 @@ func TestStepIsTheModel(t *testing.T) {
 				want[row] = score.NLL
 			}
 			step, held := hold(t, d, base, file, llama.StepOptions{Length: length, Logits: true})
-			got := likelihood(t, step, held, append(prompt, answer...), len(prompt))
+			got := likelihood(t, step, held, append(prompt, answer...), len(prompt), false)
+			read := likelihood(t, step, held, append(prompt, answer...), len(prompt), true)
 			for row := range got {
 				if math.Abs(got[row]-want[row]) > 2e-5*want[row] {
 					t.Errorf("row %d: %v nats, the network gives %v", row, got[row], want[row])
+				}
+				if math.Abs(read[row]-want[row]) > 2e-5*want[row] {
+					t.Errorf("row %d: %v nats with the prompt read some tokens at a time, the network gives %v", row, read[row], want[row])
 				}
 			}
 			if math.Abs(got[0]-got[1]) < 1e-2 {
 				t.Errorf("the adapter changes nothing: %v and %v nats", got[0], got[1])
 			}
 			// A second text on the same device memory is as if it were the first.
-			if again := likelihood(t, step, held, append(prompt, answer...), len(prompt)); again != got {
+			if again := likelihood(t, step, held, append(prompt, answer...), len(prompt), false); again != got {
 				t.Errorf("a second run gave %v, the first %v", again, got)
 			}
 		})
@@ -163,17 +167,30 @@ func TestStepIsTheModel(t *testing.T) {
 }
 
 // likelihood is the negative log-likelihood of ids from the index first on, in each row.
-func likelihood(t *testing.T, s *llama.Step, h graph.Held, ids []int32, first int) (nll [2]float64) {
+// With read, what is before is read some tokens at a time.
+func likelihood(t *testing.T, s *llama.Step, h graph.Held, ids []int32, first int, read bool) (nll [2]float64) {
 	t.Helper()
 	word := binary.LittleEndian.AppendUint32
-	for at := range len(ids) - 1 {
-		result, err := h.Run(t.Context(), []graph.Input{
-			{Name: llama.InputTokens, Data: word(word(nil, uint32(ids[at])), uint32(ids[at]))},
-			{Name: llama.InputPosition, Data: word(nil, uint32(at))},
+	run := func(stage, input string, at int, tokens ...int32) *graph.Result {
+		var raw []byte
+		for range 2 {
+			for _, id := range tokens {
+				raw = word(raw, uint32(id))
+			}
+		}
+		result, err := h.Run(t.Context(), stage, []graph.Input{{Name: input, Data: raw}, {Name: llama.InputPosition, Data: word(nil, uint32(at))},
 			{Name: llama.InputFactor, Data: word(word(nil, math.Float32bits(s.Factor[0])), math.Float32bits(s.Factor[1]))}})
 		if err != nil {
 			t.Fatal(err)
 		}
+		return result
+	}
+	start := 0
+	for ; read && start < first-1; start += llama.ReadTokens {
+		run(llama.StageRead, llama.InputPrompt, start, ids[start:start+llama.ReadTokens]...)
+	}
+	for at := min(start, first-1); at < len(ids)-1; at++ {
+		result := run(llama.StageAnswer, llama.InputTokens, at, ids[at])
 		if at < first-1 {
 			continue
 		}

@@ -83,5 +83,5 @@ else {
   row("first run", cold);
   row("later runs", warm);
   const a = result.answers;
-  if (a) console.log(`\nThe base model read ${a.promptTokens} tokens and answered in ${a.steps} steps of two tokens, ${(a.steps / a.seconds).toFixed(1)} a second:\n  without the adapter  ${a.base}\n  with it              ${a.adapter}`);
+  if (a) console.log(`\nThe base model read ${a.promptTokens} tokens in ${a.readSeconds.toFixed(2)} s and answered in ${a.steps} steps of two tokens, ${(a.steps / a.seconds).toFixed(1)} a second:\n  without the adapter  ${a.base}\n  with it              ${a.adapter}`);
 }

@@ -360,7 +360,7 @@ $("answer").addEventListener("click", () => {
           boxes[row].textContent += piece;
         },
       });
-      return `Done in ${a.seconds.toFixed(1)} s: ${a.promptTokens} tokens read, then ${a.steps - a.promptTokens + 1} steps of both answers, ${(a.steps / a.seconds).toFixed(1)} steps a second.`;
+      return `Done: ${a.promptTokens} tokens of prompt in ${a.readSeconds.toFixed(1)} s, then both answers in ${a.seconds.toFixed(1)} s, ${(a.steps / a.seconds).toFixed(1)} tokens a second each.`;
     } finally {
       said.removeAttribute("aria-busy");
     }

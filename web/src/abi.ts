@@ -1,7 +1,7 @@
 // The guest: the generator's compiler as a WebAssembly module (Go's package wasm). This
 // file is its host.
 //
-// # ABI, version 2
+// # ABI, version 3
 //
 // The same text stands in Go's graph/guest.
 //
@@ -33,7 +33,7 @@
 import { imports } from "./wasi";
 
 /** The ABI version of this host. */
-export const abiVersion = 2;
+export const abiVersion = 3;
 
 export type Message = Map<string, Uint8Array>;
 
@@ -79,6 +79,7 @@ export interface AnswerOptions {
 }
 export interface AnswerInfo {
   prompt: number[];
+  read: number;
   ends: number[];
   factor: number[];
   tensors: { name: string; file: "base" | "adapter"; type: string; offset: number; bytes: number }[];

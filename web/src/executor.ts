@@ -19,8 +19,11 @@ export interface RunResult {
 
 /** A Program that stays on a device: its weights come with the first run, and every buffer but the inputs keeps its contents. */
 export interface Held {
-  /** Runs it once more. After an error it can not go on. */
-  run(inputs: Map<string, Uint8Array>, signal?: AbortSignal): Promise<RunResult>;
+  /**
+   * Runs the dispatches of one stage once more, with the inputs that they bind, and hands back
+   * the reads of buffers that they bind. After an error it can not go on.
+   */
+  run(stage: string, inputs: Map<string, Uint8Array>, signal?: AbortSignal): Promise<RunResult>;
   close(): void;
 }
 
@@ -119,7 +122,7 @@ export class Device {
   hold(p: Program, weights: WeightSource): Held {
     this.fits(p);
     const run = new Run(this, this.device, p, weights, true);
-    return { run: (inputs, signal) => this.told(run.execute(inputs, signal), signal), close: () => run.release() };
+    return { run: (stage, inputs, signal) => this.told(run.execute(inputs, signal, stage), signal), close: () => run.release() };
   }
 
   private fits(p: Program): void {
@@ -172,26 +175,32 @@ class Run {
   private load = 0;
   private budget = firstSubmit;
   private done = 0;
-  private readonly total: number;
+  private total = 0;
   private flying: Promise<void> | undefined;
 
   constructor(private readonly owner: Device, private readonly device: GPUDevice, private readonly p: Program, private readonly weights: WeightSource,
     private readonly keep: boolean, private readonly report?: (p: RunProgress) => void) {
-    this.total = p.dispatches.reduce((sum, d) => sum + d.cost, 0);
     p.dispatches.forEach((d, i) => d.binds.forEach((b) => this.last.set(b.buffer, i)));
     for (const r of p.reads) this.last.set(r.buffer, p.dispatches.length);
   }
 
-  async execute(inputs: Map<string, Uint8Array>, signal?: AbortSignal): Promise<RunResult> {
+  /** Runs all dispatches, or those of a stage. */
+  async execute(inputs: Map<string, Uint8Array>, signal?: AbortSignal, stage?: string): Promise<RunResult> {
     const p = this.p;
+    const todo = [...p.dispatches.entries()].filter(([, d]) => stage === undefined || d.stage === stage);
+    if (stage !== undefined && todo.length === 0) throw new Error(`the held program has no stage ${stage.slice(0, 64)}`);
+    const bound = new Set(todo.flatMap(([, d]) => d.binds.map((b) => b.buffer)));
     [this.inputs, this.signal, this.stages, this.done] = [inputs, signal, [], 0];
+    this.total = todo.reduce((sum, [, d]) => sum + d.cost, 0);
     for (const [i, made] of this.buffers.entries()) {
-      if (made && p.buffers[i]!.source.kind === "input") await this.fill(p.buffers[i]!, made);
+      if (made && bound.has(i) && p.buffers[i]!.source.kind === "input") await this.fill(p.buffers[i]!, made);
     }
     const pipelines = await Promise.all(p.kernels.map((k) => this.owner.pipeline(k.wgsl, k.entry, k.label)));
     let started = performance.now();
-    for (const [i, d] of p.dispatches.entries()) {
-      if (i > 0 && d.stage !== p.dispatches[i - 1]!.stage) started = await this.clock(p.dispatches[i - 1]!.stage, started);
+    let before: Dispatch | undefined;
+    for (const [i, d] of todo) {
+      if (before && d.stage !== before.stage) started = await this.clock(before.stage, started);
+      before = d;
       await this.dispatch(i, d, pipelines[d.kernel]!);
       for (const b of this.keep ? [] : d.binds) {
         if (this.last.get(b.buffer) === i && !this.dead.includes(b.buffer)) {
@@ -201,11 +210,10 @@ class Run {
       }
       if (this.load >= this.budget || this.deadSize >= deadBytes) await this.submit(d.stage);
     }
-    const end = p.dispatches.at(-1);
-    // A held Program's runs are short: reading waits for its work anyway.
-    if (end) await (this.keep ? this.submit(end.stage) : this.clock(end.stage, started));
+    // A held Program's runs are short: the next waits for their work anyway.
+    if (before) await (this.keep ? this.submit(before.stage) : this.clock(before.stage, started));
     const outputs = new Map<string, Uint8Array>();
-    for (const r of p.reads) {
+    for (const r of stage === undefined ? p.reads : p.reads.filter((r) => bound.has(r.buffer))) {
       const data = await this.read(r.buffer, r.offset ?? 0, r.bytes);
       const before = outputs.get(r.name);
       if (!before) outputs.set(r.name, data);

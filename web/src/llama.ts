@@ -2,7 +2,7 @@
 // token after token, without and with an adapter. The guest plans the Program (answer).
 
 import { type AnswerInfo } from "./abi";
-import type { Held, WeightSource } from "./executor";
+import type { Held, RunResult, WeightSource } from "./executor";
 import type { Ranged } from "./weights";
 import { decodeFloats, encodeFloats, floatToHalf, halfToFloat } from "./floats";
 
@@ -96,14 +96,17 @@ export function pieces(raw: Uint8Array): Uint8Array[] {
 export interface Answers {
   base: string;
   adapter: string;
-  /** Tokens of the prompt, and the steps taken, of two tokens each. */
   promptTokens: number;
+  /** Spent with the prompt, but for its last token. */
+  readSeconds: number;
+  /** Taken for the answers, of a token in each row, and how long that took. */
   steps: number;
   seconds: number;
 }
 
 /** Answers the prompt in both rows, up to so many tokens each. text is called with each piece as it comes. */
 export async function answer(held: Held, info: AnswerInfo, vocabulary: Uint8Array[], tokens: number, signal: AbortSignal, text: (row: "base" | "adapter", piece: string) => void): Promise<Answers> {
+  if (info.prompt.length === 0 || !Number.isSafeInteger(info.read) || info.read < 1 || info.read > 1024) throw new Error(`dnd.wasm: a prompt of ${info.prompt.length} tokens, read ${info.read} at a time`);
   const words = (list: number[]): Uint8Array => new Uint8Array(new Uint32Array(list).buffer);
   const factor = new Uint8Array(new Float32Array(info.factor).buffer);
   const decoders = [new TextDecoder(), new TextDecoder()];
@@ -113,17 +116,22 @@ export async function answer(held: Held, info: AnswerInfo, vocabulary: Uint8Arra
     said[row as 0 | 1] += piece;
     text(row === 0 ? "base" : "adapter", piece);
   };
+  const run = (stage: string, input: string, ids: number[], at: number): Promise<RunResult> =>
+    held.run(stage, new Map([[input, words(ids)], ["position", words([at])], ["factor", factor]]), signal);
+  const began = performance.now();
+  const last = info.prompt.length - 1;
+  for (let at = 0; at < last; at += info.read) {
+    // The last token is the first answer's. What is read beyond it is written anew before it is used.
+    const ids = Array.from({ length: info.read }, (_, i) => info.prompt[Math.min(at + i, last)]!);
+    await run("read", "prompt", [...ids, ...ids], at);
+  }
   const started = performance.now();
   const ended = [false, false];
-  let next = [0, 0];
+  let next = [info.prompt[last]!, info.prompt[last]!];
   let steps = 0;
-  for (let at = 0; at < info.prompt.length + tokens - 1 && !ended.every(Boolean); at++) {
-    const given = info.prompt[at];
-    if (given !== undefined) next = [given, given];
-    const result = await held.run(new Map([["tokens", words(next)], ["position", words([at])], ["factor", factor]]), signal);
+  while (steps < tokens && !ended.every(Boolean)) {
+    const raw = (await run("answer", "tokens", next, last + steps)).outputs.get("next");
     steps++;
-    if (at < info.prompt.length - 1) continue;
-    const raw = result.outputs.get("next");
     if (raw?.length !== 4 * rows) throw new Error("the program gave no next tokens");
     next = [...new Uint32Array(raw.slice().buffer)];
     for (let row = 0; row < rows; row++) {
@@ -135,5 +143,5 @@ export async function answer(held: Held, info: AnswerInfo, vocabulary: Uint8Arra
     }
   }
   decoders.forEach((d, row) => add(row, d.decode()));
-  return { base: said[0], adapter: said[1], promptTokens: info.prompt.length, steps, seconds: (performance.now() - started) / 1000 };
+  return { base: said[0], adapter: said[1], promptTokens: info.prompt.length, steps, readSeconds: (started - began) / 1000, seconds: (performance.now() - started) / 1000 };
 }
