@@ -65,7 +65,7 @@ func gap(a, b []float32) float64 {
 	return worst
 }
 
-func write(t *testing.T, path, text string) {
+func write(t testing.TB, path, text string) {
 	t.Helper()
 	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
 		t.Fatal(err)
@@ -73,7 +73,7 @@ func write(t *testing.T, path, text string) {
 }
 
 // folder is a base of two shards with other files beside them, and its weights.
-func folder(t *testing.T, d safetensors.DType) (dir string, q, down []float32) {
+func folder(t testing.TB, d safetensors.DType) (dir string, q, down []float32) {
 	t.Helper()
 	dir = t.TempDir()
 	rng := rand.New(rand.NewPCG(7, 7))

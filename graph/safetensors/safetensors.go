@@ -9,6 +9,7 @@
 package safetensors
 
 import (
+	"bytes"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -16,10 +17,9 @@ import (
 	"io"
 	"math"
 	"os"
+	"slices"
 	"sort"
 	"strings"
-
-	"bytes"
 )
 
 // maxHeader is the reference reader's own limit on the JSON header, 100 MB.
@@ -308,4 +308,12 @@ func (f *File) Float32s(name string) ([]float32, error) {
 		return nil, fmt.Errorf("%s: tensor %q: %w", f.Path, name, err)
 	}
 	return out, nil
+}
+
+// Shaped is Float32s of a tensor that must have a shape.
+func (f *File) Shaped(name string, shape ...int) ([]float32, error) {
+	if t, ok := f.Lookup(name); ok && !slices.Equal(t.Shape, shape) {
+		return nil, fmt.Errorf("%s: tensor %q has shape %v, expected %v", f.Path, name, t.Shape, shape)
+	}
+	return f.Float32s(name)
 }

@@ -45,14 +45,14 @@ func Write(ctx context.Context, dir string) error {
 	}
 	defer os.RemoveAll(tmp)
 	bert := filepath.Join(tmp, "madeup-bert")
-	if err := writeEncoder(bert); err != nil {
+	if err := WriteEncoder(bert); err != nil {
 		return err
 	}
 	return generator.MadeUp(ctx, dir, generator.MadeUpOptions{Shape: "mini", Seed: 1, Encoder: bert})
 }
 
-// writeEncoder makes a BERT in Hugging Face layout.
-func writeEncoder(dir string) error {
+// WriteEncoder makes the text encoder alone, as a folder in Hugging Face layout.
+func WriteEncoder(dir string) error {
 	c := encoder.Config{
 		HiddenSize: 384, NumHiddenLayers: 1, NumAttentionHeads: 12, IntermediateSize: 64, MaxPositionEmbeddings: 32,
 		TypeVocabSize: 2, VocabSize: len(vocabulary), LayerNormEps: 1e-12, HiddenAct: "gelu", ModelType: "bert",

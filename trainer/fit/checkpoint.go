@@ -70,7 +70,7 @@ func open(dir string, c *Config, d *Data) (*folder, error) {
 		}
 	}
 	if c.Decoder.Affine {
-		if r.standard, err = readStandard(filepath.Join(dir, standardName)); errors.Is(err, fs.ErrNotExist) {
+		if r.standard, err = readStandard(filepath.Join(dir, standardName), c.Decoder.Output()); errors.Is(err, fs.ErrNotExist) {
 			if r.standard, err = d.Standardise(); err == nil {
 				err = writeStandard(filepath.Join(dir, standardName), r.standard, c.Decoder.Output())
 			}
@@ -107,6 +107,9 @@ func ReadRecord(dir string) (*Record, error) {
 	// What a run of before these settings did.
 	r := Record{Config: Config{Accumulate: 1, DType: F32, Loss: LossWeights}}
 	if err := json.Unmarshal(raw, &r); err != nil {
+		return nil, fmt.Errorf("%s: %w", filepath.Join(dir, recordName), err)
+	}
+	if err := r.Config.Validate(); err != nil {
 		return nil, fmt.Errorf("%s: %w", filepath.Join(dir, recordName), err)
 	}
 	return &r, nil
@@ -158,7 +161,7 @@ func (r *folder) load(c *Config) error {
 	r.state = &state{}
 	for _, part := range r.state.parts(c) {
 		for _, t := range weights(c.Decoder) {
-			v, err := f.Float32s(part.prefix + t.Name)
+			v, err := f.Shaped(part.prefix+t.Name, t.Shape...)
 			if err != nil {
 				return err
 			}
@@ -228,7 +231,7 @@ func Fitted(dir string) (*Record, []safetensors.Tensor, int, error) {
 		add(list[i], v)
 	}
 	if record.Config.Decoder.Affine {
-		s, err := readStandard(filepath.Join(dir, standardName))
+		s, err := readStandard(filepath.Join(dir, standardName), record.Config.Decoder.Output())
 		if err != nil {
 			return nil, nil, 0, err
 		}
@@ -256,16 +259,16 @@ func writeStandard(path string, s *Standard, shape [3]int) error {
 	}, nil)
 }
 
-func readStandard(path string) (*Standard, error) {
+func readStandard(path string, shape [3]int) (*Standard, error) {
 	f, err := safetensors.Open(path)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
 	s := &Standard{}
-	if s.Scale, err = f.Float32s("scale"); err != nil {
+	if s.Scale, err = f.Shaped("scale", shape[0]); err != nil {
 		return nil, err
 	}
-	s.Offset, err = f.Float32s("offset")
+	s.Offset, err = f.Shaped("offset", shape[:]...)
 	return s, err
 }

@@ -32,7 +32,7 @@ func conditions(ctx context.Context, c *Config, d *Data, e *TextEncoder, b backe
 	params := []any{nil, nil}
 	list := e.Config.Tensors()
 	for _, t := range list {
-		v, err := e.Weights.Float32s(t.Name)
+		v, err := e.Weights.Shaped(t.Name, t.Shape...)
 		if err != nil {
 			return nil, nil, fmt.Errorf("fit: text encoder: %w", err)
 		}

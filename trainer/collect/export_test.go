@@ -1,0 +1,4 @@
+package collect
+
+// Finished is how a collection that goes on looks at what is there.
+var Finished = finished
