@@ -17,6 +17,7 @@ import (
 
 	"github.com/drag-and-drop-lora/dnd/graph/atomicfile"
 	"github.com/drag-and-drop-lora/dnd/graph/generator"
+	"github.com/drag-and-drop-lora/dnd/hub/signature"
 )
 
 const manifestName = generator.ManifestName
@@ -40,6 +41,9 @@ type Cache struct {
 	Note func(string)
 	// Progress is told how many bytes of a package have arrived. It may be nil.
 	Progress func(done, total int64)
+	// Keys, if there are any: one of them must have signed what Get and Pull return, folders
+	// included, of which every byte is then checked.
+	Keys signature.Keys
 
 	dir     string
 	network network
@@ -93,9 +97,14 @@ func (c *Cache) Get(ctx context.Context, name string) (Entry, error) {
 		return Entry{}, err
 	}
 	if s.folder != "" {
-		return folderEntry(s)
+		return c.folderEntry(ctx, s)
 	}
 	if e, ok, err := c.cached(s); ok || err != nil {
+		if err == nil && len(c.Keys) > 0 {
+			if _, err = c.Keys.Folder(e.Dir); err != nil {
+				err = fmt.Errorf("%s: in the cache: %w: dndgen pull asks its source again", s, err)
+			}
+		}
 		return e, err
 	}
 	return c.fetch(ctx, s)
@@ -114,8 +123,19 @@ func (c *Cache) Pull(ctx context.Context, name string) (Entry, error) {
 }
 
 // folderEntry is a package outside of the cache.
-func folderEntry(s source) (Entry, error) {
+func (c *Cache) folderEntry(ctx context.Context, s source) (Entry, error) {
 	e := Entry{Source: s.folder, Dir: s.folder}
+	if len(c.Keys) > 0 {
+		if _, err := c.Keys.Folder(s.folder); err != nil {
+			return e, err
+		}
+		r, err := generator.Verify(ctx, s.folder, c.Progress)
+		if err != nil {
+			return e, err
+		}
+		e.SHA256 = r.SHA256
+		return e, s.check(e.SHA256)
+	}
 	if s.sha256 == "" {
 		return e, nil
 	}
@@ -212,6 +232,15 @@ func (c *Cache) fetch(ctx context.Context, s source) (Entry, error) {
 	if err := s.check(r.SHA256); err != nil {
 		return Entry{}, err
 	}
+	var signed []byte
+	if len(c.Keys) > 0 {
+		if signed, err = o.signature(ctx); err != nil {
+			return Entry{}, err
+		}
+		if _, err := c.Keys.Check(raw, signed); err != nil {
+			return Entry{}, fmt.Errorf("%s: %w", s, err)
+		}
+	}
 	unlock, err := c.lock(ctx, r.SHA256)
 	if err != nil {
 		return Entry{}, err
@@ -223,6 +252,11 @@ func (c *Cache) fetch(ctx context.Context, s source) (Entry, error) {
 			return Entry{}, err
 		}
 		if err := c.download(ctx, s, o, raw, m, r.SHA256); err != nil {
+			return Entry{}, err
+		}
+	}
+	if signed != nil {
+		if err := signature.Write(dir, signed); err != nil {
 			return Entry{}, err
 		}
 	}

@@ -13,6 +13,9 @@ import (
 	"strings"
 
 	hf "github.com/gomlx/go-huggingface/hub"
+
+	"github.com/drag-and-drop-lora/dnd/graph/generator"
+	"github.com/drag-and-drop-lora/dnd/hub/signature"
 )
 
 const (
@@ -124,6 +127,28 @@ func (o origin) manifest(ctx context.Context) ([]byte, error) {
 	}
 	if err != nil {
 		return nil, fmt.Errorf("%s: %s: %w", o.name, manifestName, err)
+	}
+	return raw, nil
+}
+
+// signature reads the signature of generator.json, nil if there is none.
+func (o origin) signature(ctx context.Context) ([]byte, error) {
+	if o.local != "" {
+		// Hugging Face's tools may have fetched the other files alone.
+		if raw, err := signature.Read(o.local); raw != nil || err != nil {
+			return raw, err
+		}
+	}
+	if o.network.offline {
+		return nil, fmt.Errorf("%s: %s is in no cache here, and HF_HUB_OFFLINE is set", o.name, generator.SignatureName)
+	}
+	raw, err := o.network.small(ctx, join(o.base, generator.SignatureName), signature.MaxBytes)
+	var status statusError
+	if errors.As(err, &status) && status.code == http.StatusNotFound {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s: %s: %w", o.name, generator.SignatureName, err)
 	}
 	return raw, nil
 }

@@ -19,6 +19,10 @@ const FormatVersion = 1
 // ManifestName is the manifest's file name in a package.
 const ManifestName = "generator.json"
 
+// SignatureName is the file with a signature of the manifest, which a package may have.
+// Package hub/signature reads and writes it.
+const SignatureName = ManifestName + ".minisig"
+
 // Manifest is generator.json: everything that Compile needs, and the provenance that an
 // adapter carries on.
 type Manifest struct {

@@ -73,7 +73,7 @@ func (p *Package) strays() ([]string, error) {
 			}
 			return nil
 		}
-		if name == ManifestName || p.lists("", name) {
+		if name == ManifestName || name == SignatureName || p.lists("", name) {
 			return nil
 		}
 		for _, ok := range []string{"README", "LICENSE", "NOTICE", ".gitattributes", ".gitignore"} {
