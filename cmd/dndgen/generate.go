@@ -72,11 +72,14 @@ func sources(m debug.Module, env func(string) string, gopath string) []string {
 }
 
 // openPackage opens what --generator names, the default package if that is nothing.
-func openPackage(ctx context.Context, e *cli.Env, name string) (*generator.Package, error) {
+func openPackage(ctx context.Context, e *cli.Env, name string, keys *generators.Keys) (*generator.Package, error) {
 	if name != "" {
-		return generators.Open(ctx, e, name)
+		return generators.Open(ctx, e, name, keys)
 	}
 	if path, ok := find(defaultGenerator + "/" + generator.ManifestName); ok {
+		if asked, err := keys.Parse(); err != nil || len(asked) > 0 {
+			return generators.Open(ctx, e, filepath.Dir(path), keys)
+		}
 		return generator.Open(filepath.Dir(path))
 	}
 	return nil, fmt.Errorf("%s, the generator that comes with dnd, is not beside the program, in Go's module cache or here: %w: take it from a release's archive or the sources, or name another with --generator (a folder, org/name on the Hugging Face hub, a URL)", defaultGenerator, fs.ErrNotExist)
@@ -118,6 +121,7 @@ type made struct {
 
 func generate(flags *pflag.FlagSet) cli.Run {
 	name := flags.String("generator", "", generators.Usage+" (default: the one that comes with dnd)")
+	keys := generators.AddKeys(flags)
 	prompts := flags.String("prompts", "", "file of prompts: .txt, .json, .jsonl or .csv; - for standard input")
 	field := flags.String("field", "", "key of a record's prompt (default: prompt)")
 	out := flags.String("out", "", "folder for the adapter")
@@ -154,7 +158,7 @@ func generate(flags *pflag.FlagSet) cli.Run {
 		if err != nil {
 			return fmt.Errorf("%s: %w", file, err)
 		}
-		p, err := openPackage(ctx, e, *name)
+		p, err := openPackage(ctx, e, *name, keys)
 		if err != nil {
 			return err
 		}

@@ -17,10 +17,11 @@ type cached struct {
 	Packages []hub.Entry `json:"packages"`
 }
 
-func pull(*pflag.FlagSet) cli.Run {
+func pull(flags *pflag.FlagSet) cli.Run {
+	keys := generators.AddKeys(flags)
 	return func(ctx context.Context, e *cli.Env, args []string) error {
 		var entry hub.Entry
-		err := generators.With(e, func(c *hub.Cache) (err error) {
+		err := generators.With(e, keys, func(c *hub.Cache) (err error) {
 			entry, err = c.Pull(ctx, args[0])
 			return err
 		})
@@ -55,7 +56,7 @@ func list(*pflag.FlagSet) cli.Run {
 func remove(*pflag.FlagSet) cli.Run {
 	return func(ctx context.Context, e *cli.Env, args []string) error {
 		var gone []hub.Entry
-		err := generators.With(e, func(c *hub.Cache) (err error) {
+		err := generators.With(e, &generators.Keys{}, func(c *hub.Cache) (err error) {
 			gone, err = c.Remove(ctx, args[0])
 			return err
 		})

@@ -13,10 +13,12 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/drag-and-drop-lora/dnd/cmd/internal/cli"
+	"github.com/drag-and-drop-lora/dnd/cmd/internal/generators"
 	"github.com/drag-and-drop-lora/dnd/graph/generator"
 	"github.com/drag-and-drop-lora/dnd/graph/gguf"
 	"github.com/drag-and-drop-lora/dnd/graph/lora"
 	"github.com/drag-and-drop-lora/dnd/graph/safetensors"
+	"github.com/drag-and-drop-lora/dnd/hub/signature"
 )
 
 // The kinds of things that inspect and verify know.
@@ -257,9 +259,12 @@ type verdict struct {
 	OK   bool   `json:"ok"` // always: a path that is not fails
 	// Package is there for a generator.
 	Package *generator.Report `json:"package,omitempty"`
+	// SignedBy is the key that has signed a generator, if keys were given.
+	SignedBy string `json:"signed_by,omitempty"`
 }
 
-func verify(*pflag.FlagSet) cli.Run {
+func verify(flags *pflag.FlagSet) cli.Run {
+	keys := generators.AddKeys(flags)
 	return func(ctx context.Context, e *cli.Env, args []string) error {
 		v := verdict{Path: args[0], OK: true}
 		var err error
@@ -272,9 +277,23 @@ func verify(*pflag.FlagSet) cli.Run {
 		case kindGGUF:
 			err = closing(gguf.Open(v.Path))
 		case kindGenerator:
+			asked, err := keys.Parse()
+			if err != nil {
+				return err
+			}
+			if len(asked) > 0 {
+				by, err := asked.Folder(v.Path)
+				if err != nil {
+					return err
+				}
+				v.SignedBy = signature.ID(by.ID())
+			}
 			bar := e.Bar()
 			v.Package, err = generator.Verify(ctx, v.Path, func(done, total int64) { bar.Set("verify", done, total, "") })
 			bar.Done()
+			if err != nil {
+				return err
+			}
 		default:
 			err = verifyAdapter(v.Path)
 		}
@@ -285,6 +304,9 @@ func verify(*pflag.FlagSet) cli.Run {
 			fmt.Fprintf(w, "%s: %s, ok\n", v.Path, v.Kind)
 			if v.Package != nil {
 				fmt.Fprintf(w, "%d tensors, %d values, all finite; checksums match\n", v.Package.Tensors, v.Package.Values)
+			}
+			if v.SignedBy != "" {
+				fmt.Fprintf(w, "signed with key %s\n", v.SignedBy)
 			}
 		})
 	}

@@ -20,6 +20,8 @@ func main() {
 		{Name: "pull", Args: "SOURCE", Short: "fetch a generator from the Hugging Face hub or a URL, or its latest state", Setup: pull},
 		{Name: "list", Short: "the generators that were fetched", Setup: list},
 		{Name: "remove", Args: "SOURCE", Short: "delete a fetched generator, by its source or the digits of its SHA-256", Setup: remove},
+		{Name: "key", Short: "make a key to sign generators with", Setup: key},
+		{Name: "sign", Args: "DIR", Short: "verify a generator package and sign it", Setup: sign},
 		{Name: "doctor", Short: "what this machine has to compute with, and what to install", Setup: doctor},
 		{Name: "devices", Short: "the WebGPU devices of this machine", Setup: devices},
 		{Name: "inspect", Args: "PATH", Short: "what a generator, an adapter, a safetensors or a GGUF file holds", Setup: inspect},

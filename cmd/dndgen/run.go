@@ -179,6 +179,7 @@ func encode(flags *pflag.FlagSet) cli.Run {
 
 func decode(flags *pflag.FlagSet) cli.Run {
 	name := flags.String("generator", "", generators.Usage+" (default: the one that comes with dnd)")
+	keys := generators.AddKeys(flags)
 	condition := flags.String("condition", "", "file with a tensor \"condition\", (B,N,L,width) or (N,L,width)")
 	out := flags.String("out", "", "file for the tensor \"output\", (B,T,h,w)")
 	b := addBackendFlags(flags)
@@ -189,7 +190,7 @@ func decode(flags *pflag.FlagSet) cli.Run {
 		if err := b.check(); err != nil {
 			return err
 		}
-		p, err := openPackage(ctx, e, *name)
+		p, err := openPackage(ctx, e, *name, keys)
 		if err != nil {
 			return err
 		}

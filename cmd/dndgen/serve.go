@@ -39,12 +39,14 @@ type served struct {
 
 func serve(flags *pflag.FlagSet) cli.Run {
 	name := flags.String("generator", "", generators.Usage+" (default: the one that comes with dnd)")
+	keys := generators.AddKeys(flags)
 	page := flags.String("web", "", "folder of the page (default: the one that comes with dnd)")
 	base := flags.String("base", "", "base model as GGUF, for the page to answer prompts with and without the adapter")
 	listen := flags.String("listen", "localhost:8737", "address on this machine, with --api and tokens any; port 0 is any that is free")
 	connect := flags.StringSlice("connect", nil, "other origins that the page may load generators from, as https://example.org")
 	browser := flags.Bool("open", true, "open the page in a browser")
 	a := addAPIFlags(flags)
+	a.keys = keys
 	return func(ctx context.Context, e *cli.Env, _ []string) error {
 		if err := a.check(flags); err != nil {
 			return err
@@ -65,7 +67,7 @@ func serve(flags *pflag.FlagSet) cli.Run {
 				return err
 			}
 		}
-		p, err := openPackage(ctx, e, *name)
+		p, err := openPackage(ctx, e, *name, keys)
 		if err != nil {
 			return err
 		}

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/net/netutil"
 
 	"github.com/drag-and-drop-lora/dnd/cmd/internal/cli"
+	"github.com/drag-and-drop-lora/dnd/cmd/internal/generators"
 	"github.com/drag-and-drop-lora/dnd/graph/generator"
 	"github.com/drag-and-drop-lora/dnd/internal/server"
 	"github.com/drag-and-drop-lora/dnd/internal/server/engine"
@@ -50,6 +51,7 @@ type api struct {
 	drain       time.Duration
 	limits      server.Limits
 	backend     *backendFlags
+	keys        *generators.Keys
 }
 
 func addAPIFlags(flags *pflag.FlagSet) *api {
@@ -148,7 +150,7 @@ func (a *api) open(ctx context.Context, e *cli.Env, first *generator.Package, to
 	}()
 	packages := []*generator.Package{first}
 	for _, name := range a.generators {
-		p, err := openPackage(ctx, e, name)
+		p, err := openPackage(ctx, e, name, a.keys)
 		if err != nil {
 			return s, err
 		}

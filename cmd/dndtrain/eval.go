@@ -18,6 +18,7 @@ import (
 func evaluate(flags *pflag.FlagSet) cli.Run {
 	base := flags.String("base", "", "base model: a GGUF file or a Hugging Face folder, of Llama or Qwen2 architecture")
 	dir := flags.String("generator", "", generators.Usage)
+	keys := generators.AddKeys(flags)
 	files := flags.StringSlice("records", nil, "tasks: .json files of records with prompt and response, separated by commas")
 	count := flags.Int("count", 0, "records of each task to score, the first ones of the file (0: all)")
 	seed := flags.Int64("seed", 0, "which prompts of a task are drawn")
@@ -37,7 +38,7 @@ func evaluate(flags *pflag.FlagSet) cli.Run {
 				return err
 			}
 		}
-		p, err := generators.Open(ctx, e, *dir)
+		p, err := generators.Open(ctx, e, *dir, keys)
 		if err != nil {
 			return err
 		}
