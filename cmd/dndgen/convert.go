@@ -81,8 +81,8 @@ type rerankLoss struct {
 
 func convert(flags *pflag.FlagSet) cli.Run {
 	c := &conversion{}
-	flags.StringArrayVar(&c.adapters, "adapter", nil, "adapter to read: a PEFT or MLX folder, a .gguf or .safetensors file; several are added up")
-	flags.Float64SliceVar(&c.weights, "weight", nil, "weight of each --adapter, in their order (default: 1 each)")
+	flags.StringArrayVar(&c.adapters, "adapter", nil, "adapter to read: a PEFT or MLX `folder`, a .gguf or .safetensors file; several are added up")
+	flags.Float64SliceVar(&c.weights, "weight", nil, "`weights` of the adapters, in their order (default: 1 each)")
 	flags.StringVar(&c.format, "format", lora.PEFT, "peft, gguf, mlx, merged (Hugging Face folder) or merged-gguf")
 	cli.Values(flags, "format", lora.PEFT, lora.GGUF, lora.MLX, merged, mergedGGUF)
 	flags.StringVar(&c.out, "out", "", "folder to write")

@@ -47,7 +47,8 @@ func doctor(*pflag.FlagSet) cli.Run {
 		}
 		return e.Result(d, func(w io.Writer) {
 			for _, c := range d.Checks {
-				fmt.Fprintf(w, "%-8s %-15s %s\n", c.State, c.Name, c.Found)
+				cli.Styled(w, stateStyles[c.State], "%-8s", c.State)
+				fmt.Fprintf(w, " %-15s %s\n", c.Name, c.Found)
 				if c.Advice != "" {
 					fmt.Fprintf(w, "%-8s %-15s %s\n", "", "", c.Advice)
 				}
@@ -56,6 +57,9 @@ func doctor(*pflag.FlagSet) cli.Run {
 		})
 	}
 }
+
+// stateStyles are the colours of states, on a terminal.
+var stateStyles = map[doctors.State]cli.Style{doctors.OK: cli.Green, doctors.Warning: cli.Yellow, doctors.Missing: cli.Red}
 
 func program() doctors.Check {
 	b := cli.Build()
@@ -141,7 +145,7 @@ func plugins() []doctors.Check {
 // shipped checks the files that come with dnd.
 func shipped() []doctors.Check {
 	var checks []doctors.Check
-	c := doctors.Check{Name: "generator", State: doctors.Missing, Found: "no " + defaultGenerator, Advice: "name one with --generator, or start dndgen where " + defaultGenerator + " is"}
+	c := doctors.Check{Name: "generator", State: doctors.Missing, Found: "no " + defaultGenerator, Advice: "take it from a release's archive or the sources, or name another with --generator"}
 	if path, ok := find(defaultGenerator + "/" + generator.ManifestName); ok {
 		c = doctors.Check{Name: "generator", State: doctors.OK, Found: filepath.Dir(path)}
 		p, err := generator.Open(c.Found)

@@ -59,7 +59,7 @@ func addAPIFlags(flags *pflag.FlagSet) *api {
 	flags.BoolVar(&a.on, "api", false, "answer the HTTP API, too, on any address: see docs/operations.md")
 	before := map[string]bool{}
 	flags.VisitAll(func(f *pflag.Flag) { before[f.Name] = true })
-	flags.StringArrayVar(&a.generators, "also", nil, "--api: another generator that requests may name; may be repeated")
+	flags.StringArrayVar(&a.generators, "also", nil, "--api: another `generator` that requests may name; may be repeated")
 	flags.StringVar(&a.tokenFile, "token-file", "", "--api: file of the tokens that let requests in, one a line (default: those in "+tokenVariable+"); none are needed on localhost")
 	flags.StringVar(&a.results, "results", "", "--api: folder that adapters are kept in (default: dnd/results in the user's cache folder)")
 	flags.Int64Var(&a.resultBytes, "results-bytes", 4<<30, "--api: most bytes of adapters that are kept")

@@ -80,7 +80,7 @@ func OneOf(flag, value string, allowed ...string) error {
 // Message tells a person something, on stderr.
 func (e *Env) Message(format string, args ...any) {
 	if !e.Quiet {
-		fmt.Fprintf(plain{e.Stderr}, format+"\n", args...)
+		message(person(e.Stderr), fmt.Sprintf(format, args...))
 	}
 }
 
@@ -88,7 +88,7 @@ func (e *Env) Message(format string, args ...any) {
 // writes.
 func (e *Env) Result(object any, text func(w io.Writer)) error {
 	if !e.JSON {
-		text(plain{e.Stdout})
+		text(person(e.Stdout))
 		return nil
 	}
 	enc := json.NewEncoder(e.Stdout)
@@ -180,7 +180,8 @@ func (c Command) call(ctx context.Context, program string, args []string, stdout
 	err := flags.Parse(args)
 	switch {
 	case errors.Is(err, pflag.ErrHelp):
-		fmt.Fprintf(stdout, "%s\n\nUsage: %s %s [flags] %s\n\n%s", c.Short, program, c.Name, c.Args, flags.FlagUsages())
+		usage := strings.TrimSpace(fmt.Sprintf("%s %s [flags] %s", program, c.Name, c.Args))
+		fmt.Fprintf(stdout, "%s\n\nUsage: %s\n\n%s", c.Short, usage, emptyDefaults.ReplaceAllString(flags.FlagUsages(), ""))
 		return Done
 	case err != nil:
 		err = mistyped(err, flags)
@@ -199,7 +200,9 @@ func (c Command) call(ctx context.Context, program string, args []string, stdout
 	if ctx.Err() != nil {
 		err = errors.New("interrupted")
 	}
-	fmt.Fprintf(plain{stderr}, "%s %s: %s\n", program, c.Name, oneLine(err))
+	out := person(stderr)
+	Styled(out, Red, "%s %s:", program, c.Name)
+	fmt.Fprintf(out, " %s\n", oneLine(err))
 	if errors.As(err, new(usageError)) {
 		return Usage
 	}

@@ -9,7 +9,10 @@ import (
 // plain is a writer of text for people. Names, errors and answers come from files and
 // servers that nobody vouches for: what would steer a terminal, or turn the order of letters
 // around, arrives as U+FFFD.
-type plain struct{ w io.Writer }
+type plain struct {
+	w       io.Writer
+	colours bool // for Styled
+}
 
 // Write implements io.Writer for whole characters, as fmt writes them.
 func (p plain) Write(b []byte) (int, error) {

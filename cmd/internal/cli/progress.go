@@ -89,3 +89,15 @@ func terminal(w io.Writer) bool {
 
 // Terminal reports whether results are for a person to look at.
 func (e *Env) Terminal() bool { return !e.JSON && terminal(e.Stdout) }
+
+// Width is how many columns results have, 0 if they are not for a person to look at.
+func (e *Env) Width() int {
+	if !e.Terminal() {
+		return 0
+	}
+	width, _, err := term.GetSize(int(e.Stdout.(*os.File).Fd()))
+	if err != nil {
+		return 0
+	}
+	return width
+}

@@ -19,6 +19,8 @@ import (
 	"gonum.org/v1/plot/vg"
 	"gonum.org/v1/plot/vg/draw"
 	"gonum.org/v1/plot/vg/vgimg"
+
+	"github.com/drag-and-drop-lora/dnd/cmd/internal/cli"
 )
 
 // Grid is a number for each module and layer, NaN where a layer has no such module.
@@ -77,11 +79,13 @@ func New(names []string, values []float64) (*Grid, error) {
 	return g, nil
 }
 
-// Text writes the heat map with letters: a line a module, a column a layer.
+// Text writes the heat map with letters: a line a module, a column a layer. Where there are
+// colours, the letters have one, too.
 func (g *Grid) Text(w io.Writer) {
 	shades := []rune(" ░▒▓█")
+	colours := map[rune]cli.Style{'░': cli.Blue, '▒': cli.Cyan, '▓': cli.Yellow, '█': cli.Red}
 	for k, name := range g.Modules {
-		var line strings.Builder
+		fmt.Fprintf(w, "%-10s  ", name[strings.LastIndexByte(name, '.')+1:])
 		for l := range g.Layers {
 			v := g.Values[l][k]
 			shade := '·' // no such module
@@ -91,9 +95,9 @@ func (g *Grid) Text(w io.Writer) {
 					shade = shades[int(math.Round(v/g.Most*float64(len(shades)-1)))]
 				}
 			}
-			line.WriteRune(shade)
+			cli.Styled(w, colours[shade], "%c", shade)
 		}
-		fmt.Fprintf(w, "%-10s  %s\n", name[strings.LastIndexByte(name, '.')+1:], line.String())
+		fmt.Fprintln(w)
 	}
 	fmt.Fprintf(w, "%-10s  layers %d to %d, █ is %.4g\n", "", slices.Min(g.Layers), slices.Max(g.Layers), g.Most)
 }
