@@ -52,6 +52,7 @@ func try(flags *pflag.FlagSet) cli.Run {
 	flags.StringVar(&c.prompts, "prompts", "", "file of prompts: makes the adapter of them, or with --adapter is what it was made of, for --control")
 	flags.StringVar(&c.field, "field", "", "key of a record's prompt (default: prompt)")
 	flags.StringVar(&c.generator, "generator", "", generators.Usage+" (default: the one that comes with dnd)")
+	c.keys = generators.AddKeys(flags)
 	flags.StringSliceVar(&c.kinds, "control", nil, "answers with adapters that should do less: shuffled (made of the prompts' words in random order), mean (what the generator's training adapters have in common), or both")
 	system := flags.String("system", "", "system prompt (default: the base model's own)")
 	tokens := flags.Int("tokens", 128, "most tokens of an answer")

@@ -7,6 +7,7 @@ import (
 
 	"github.com/drag-and-drop-lora/dnd/cmd/internal/backends"
 	"github.com/drag-and-drop-lora/dnd/cmd/internal/cli"
+	"github.com/drag-and-drop-lora/dnd/cmd/internal/generators"
 	"github.com/drag-and-drop-lora/dnd/graph"
 	"github.com/drag-and-drop-lora/dnd/graph/decoder"
 	"github.com/drag-and-drop-lora/dnd/graph/generator"
@@ -24,6 +25,7 @@ const (
 // controls are the flags that name what try makes adapters of.
 type controls struct {
 	prompts, field, generator string
+	keys                      *generators.Keys
 	kinds                     []string
 }
 
@@ -56,7 +58,7 @@ func (c *controls) make(ctx context.Context, e *cli.Env, there []*candidate, dev
 	if len(there) > 0 && len(c.kinds) == 0 {
 		return nil, nil
 	}
-	p, err := openPackage(ctx, e, c.generator)
+	p, err := openPackage(ctx, e, c.generator, c.keys)
 	if err != nil {
 		return nil, err
 	}
