@@ -1,8 +1,10 @@
 package fit_test
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/drag-and-drop-lora/dnd/trainer/fit"
@@ -100,5 +102,39 @@ func TestMeasureRate(t *testing.T) {
 	r, err := fit.MeasureRate(t.Context(), &c, cpu(t), "a tiny decoder", func(done, total int) { layers++ })
 	if err != nil || layers != 2 || !(r.FLOPS > 1e3) || r.Device == "" || r.DType != fit.F32 || r.Source == "" {
 		t.Errorf("%+v after %d layers, %v", r, layers, err)
+	}
+}
+
+// docs/scale.md says what plans say.
+func TestScaleDocument(t *testing.T) {
+	raw := must[[]byte](t)(os.ReadFile(filepath.Join("..", "..", "docs", "scale.md")))
+	text := string(raw)
+	expect := func(row string) {
+		t.Helper()
+		if !strings.Contains(text, row) {
+			t.Errorf("docs/scale.md lacks this row:\n%s", row)
+		}
+	}
+	shapes := []string{"0.5b", "1.5b-coding", "1.5b-math", "7b-coding", "7b-math", "3b-vl"}
+	for _, name := range shapes {
+		c := must[fit.Config](t)(fit.ForShape(name))
+		c.Accumulate = c.Batch
+		p := must[*fit.Plan](t)(fit.NewPlan(&c, 1))
+		c.DType = fit.BF16
+		half := must[*fit.Plan](t)(fit.NewPlan(&c, 1))
+		giga := func(n int64) float64 { return float64(n) / 1e9 }
+		expect(fmt.Sprintf("| %s | %.2f G | %d × %d | %.3g P | %.3g E | %.1f | %.1f / %.1f | %.3g MB | %.0f MB | %.1f |", name, giga(p.Parameters), c.Batch, c.Steps,
+			p.StepOps/1e15, p.RunOps/1e18, giga(p.Memory.Peak), giga(p.Memory.Activations), giga(half.Memory.Activations),
+			float64(p.Prompt)/1e6, float64(p.Target)/1e6, giga(p.Checkpoint)))
+	}
+	for _, r := range must[[]fit.Rate](t)(fit.Rates("")) {
+		row := fmt.Sprintf("| %s | %s | %.0f GFLOP/s |", r.Device, r.DType, r.FLOPS/1e9)
+		for _, name := range shapes {
+			c := must[fit.Config](t)(fit.ForShape(name))
+			p := must[*fit.Plan](t)(fit.NewPlan(&c, 1))
+			p.Add(r)
+			row += fmt.Sprintf(" %.2g |", p.Times[0].Hours/24/365)
+		}
+		expect(row)
 	}
 }
