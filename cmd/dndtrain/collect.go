@@ -28,6 +28,9 @@ func collectCheckpoints(flags *pflag.FlagSet) cli.Run {
 	out := flags.String("out", "", "folder for the checkpoints, a folder a data set; those that are there already are kept")
 	name := flags.String("backend", backend.Auto, "auto, pjrt or cpu")
 	cli.Values(flags, "backend", backend.Auto, backend.PJRT, backend.CPU)
+	devices := flags.Int("devices", 1, "devices of the backend that share the data sets")
+	flags.StringVar(&c.DType, "dtype", c.DType, "precision of the base's matrices: "+lm.F32+", or "+lm.BF16+", which is faster where the processor has products of it")
+	cli.Values(flags, "dtype", lm.F32, lm.BF16)
 	flags.IntVar(&c.Rank, "rank", c.Rank, "rank of the LoRA")
 	flags.Float64Var(&c.Alpha, "alpha", c.Alpha, "alpha of the LoRA")
 	flags.BoolVar(&c.TrainA, "train-a", c.TrainA, "train lora_A too; otherwise it is random and the same for all data sets")
@@ -57,26 +60,36 @@ func collectCheckpoints(flags *pflag.FlagSet) cli.Run {
 		if err != nil {
 			return err
 		}
-		b, m, err := loadBase(e, *name, *base)
+		b, err := openBackend(e, *name)
 		if err != nil {
 			return err
 		}
 		defer b.Finalize()
-		defer m.Close()
-		if *model != "" {
-			m.Config.Model = *model
+		if n := b.NumDevices(); *devices < 1 || *devices > n {
+			return cli.Usagef("--devices is %d, expected 1 to %d: that many has backend %s", *devices, n, b.Name)
+		}
+		var models []*lm.Model
+		for d := range *devices {
+			m, err := lm.LoadWith(*base, lm.Options{DType: c.DType, Device: d}, b)
+			if err != nil {
+				return err
+			}
+			defer m.Close()
+			if *model != "" {
+				m.Config.Model = *model
+			}
+			models = append(models, m)
 		}
 
 		bar := e.Bar()
-		steps := int64(c.Steps + c.Late)
 		dropped := map[string]int{}
-		err = collect.Run(ctx, c, m, list, *out, func(p collect.Progress) {
+		err = collect.Run(ctx, c, models, list, *out, func(p collect.Progress) {
 			dropped[p.DataSet] = p.Dropped
 			if p.Skipped {
 				return
 			}
 			note := fmt.Sprintf("%s, loss %.4f, %.0f tokens/s", p.DataSet, p.Loss, p.TokensPerSecond)
-			bar.Set("collect", int64(p.Set-1)*steps+int64(p.Step), int64(p.Sets)*steps, note)
+			bar.Set("collect", int64(p.Made), int64(p.Total), note)
 		})
 		bar.Done()
 		if err != nil {

@@ -17,11 +17,13 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/drag-and-drop-lora/dnd/graph/atomicfile"
 	"github.com/drag-and-drop-lora/dnd/graph/lora"
 	"github.com/drag-and-drop-lora/dnd/graph/safetensors"
+	"github.com/drag-and-drop-lora/dnd/trainer/disk"
 	"github.com/drag-and-drop-lora/dnd/trainer/lm"
 )
 
@@ -40,11 +42,13 @@ type Config struct {
 	// MaxTokens is the longest example, prompt and answer, in the model's tokens. Longer
 	// ones are left out.
 	MaxTokens int `json:"max_tokens"`
+	// DType is the base's precision, lm.F32 or lm.BF16.
+	DType string `json:"dtype"`
 }
 
 // Defaults is the recipe of the shipped generator.
 func Defaults() Config {
-	return Config{Rank: 8, Alpha: 16, TrainA: false, Seed: 999, Batch: 8, Steps: 40, Rate: 3e-3, WarmUp: 4, Late: 12, LateRate: 3e-4, MaxTokens: 256}
+	return Config{Rank: 8, Alpha: 16, TrainA: false, Seed: 999, Batch: 8, Steps: 40, Rate: 3e-3, WarmUp: 4, Late: 12, LateRate: 3e-4, MaxTokens: 256, DType: lm.F32}
 }
 
 // Validate returns all that is wrong, joined.
@@ -62,6 +66,7 @@ func (c *Config) Validate() error {
 	check(c.Late > 0, "late steps are %d, expected at least 1: they are what is saved", c.Late)
 	check(c.Rate > 0 && c.Rate < 1 && c.LateRate > 0 && c.LateRate < 1, "learning rates %v and %v, expected numbers between 0 and 1", c.Rate, c.LateRate)
 	check(c.MaxTokens >= 8 && c.MaxTokens <= 1<<16, "max tokens is %d, expected 8 to %d", c.MaxTokens, 1<<16)
+	check(c.DType == lm.F32 || c.DType == lm.BF16, "dtype is %q, expected %s or %s", c.DType, lm.F32, lm.BF16)
 	return errors.Join(all...)
 }
 
@@ -129,18 +134,6 @@ func Examples(m *lm.Model, records []Record, maxTokens int) (examples []lm.Examp
 	return examples, dropped, nil
 }
 
-// Progress is how far a collection is.
-type Progress struct {
-	DataSet         string
-	Set, Sets       int // counted from 1
-	Step, Steps     int // both phases
-	Loss            float64
-	TokensPerSecond float64
-	TimeLeft        time.Duration // of the whole collection
-	Skipped         bool          // the data set was there already
-	Dropped         int           // examples that are too long
-}
-
 // Record of a data set's run: collect.json.
 type run struct {
 	Config  Config    `json:"config"`
@@ -159,55 +152,57 @@ const runName = "collect.json"
 // checkpoints/000001.safetensors and on, prompts.json, collect.json. A data set appears
 // whole or not at all; those that are there from a run of the same configuration
 // and data are skipped, so a collection that was stopped goes on.
-func Run(ctx context.Context, c Config, m *lm.Model, sets []*DataSet, out string, report func(Progress)) error {
+//
+// models are the same base, loaded once for each device: they share the data sets, and
+// what each data set comes to does not depend on it.
+func Run(ctx context.Context, c Config, models []*lm.Model, sets []*DataSet, out string, report func(Progress)) error {
 	if report == nil {
 		report = func(Progress) {}
 	}
-	all := []error{c.Validate()}
-	examples := make([][]lm.Example, len(sets))
-	dropped := make([]int, len(sets))
-	done := make([]bool, len(sets))
-	names := map[string]bool{}
-	for i, s := range sets {
-		if names[s.Name] {
-			all = append(all, fmt.Errorf("data set %s is given twice", s.Name))
-		}
-		names[s.Name] = true
-		var err error
-		if examples[i], dropped[i], err = Examples(m, s.Records, c.MaxTokens); err != nil {
-			return err
-		}
-		if len(examples[i]) < c.Batch {
-			all = append(all, fmt.Errorf("data set %s: %d usable examples, a batch takes %d (%d have more than %d tokens)", s.Name, len(examples[i]), c.Batch, dropped[i], c.MaxTokens))
-		}
-		if done[i], err = finished(filepath.Join(out, s.Name), &c, m.Config.Model, s); err != nil {
-			all = append(all, fmt.Errorf("data set %s: %w", s.Name, err))
-		}
+	if len(models) == 0 {
+		return errors.New("collect: no model, expected one a device")
 	}
-	if err := errors.Join(all...); err != nil {
-		return err
-	}
-	t, err := m.NewTuner(c.Rank, c.Alpha, c.TrainA)
+	jobs, err := prepare(&c, models[0], sets, out)
 	if err != nil {
 		return err
 	}
-	defer t.Close()
-	p := &pace{steps: c.Steps + c.Late, report: report}
-	for _, d := range done {
-		if !d {
-			p.left += c.Steps + c.Late
-		}
-	}
-	for i, s := range sets {
-		p.at = Progress{DataSet: s.Name, Set: i + 1, Sets: len(sets), Steps: c.Steps + c.Late, Dropped: dropped[i]}
-		if done[i] {
-			p.at.Skipped = true
-			report(p.at)
+	p := &pace{steps: c.Steps + c.Late, sets: len(sets), devices: len(models), report: report}
+	todo := make(chan *job, len(jobs))
+	for _, j := range jobs {
+		if j.done {
+			p.skip(j)
 			continue
 		}
-		err := atomicfile.Dir(filepath.Join(out, s.Name), false, func(tmp string) error {
-			return one(ctx, &c, m, t, s, examples[i], dropped[i], tmp, p)
+		p.left += p.steps
+		todo <- j
+	}
+	close(todo)
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var group sync.WaitGroup
+	for _, m := range models {
+		group.Go(func() {
+			if err := work(ctx, &c, m, todo, out, p); err != nil {
+				cancel(err)
+			}
 		})
+	}
+	group.Wait()
+	return context.Cause(ctx)
+}
+
+// work tunes data sets on one device until none is left.
+func work(ctx context.Context, c *Config, m *lm.Model, todo <-chan *job, out string, p *pace) error {
+	var t *lm.Tuner
+	for j := range todo {
+		if t == nil {
+			var err error
+			if t, err = m.NewTuner(c.Rank, c.Alpha, c.TrainA); err != nil {
+				return err
+			}
+			defer t.Close()
+		}
+		err := atomicfile.Dir(filepath.Join(out, j.set.Name), false, func(tmp string) error { return one(ctx, c, m, t, j, tmp, p) })
 		if err != nil {
 			return err
 		}
@@ -215,32 +210,66 @@ func Run(ctx context.Context, c Config, m *lm.Model, sets []*DataSet, out string
 	return nil
 }
 
-// pace measures speed over the whole collection.
-type pace struct {
-	steps, left int
-	tokens      int
-	spent       time.Duration
-	made        int
-	at          Progress
-	report      func(Progress)
+// job is a data set, ready to be tuned.
+type job struct {
+	set      *DataSet
+	number   int // from 1
+	examples []lm.Example
+	dropped  int
+	done     bool // there already
 }
 
-func (p *pace) step(loss float64, tokens int, took time.Duration) {
-	p.left--
-	p.made++
-	p.at.Step++
-	p.at.Loss = loss
-	// The first step of a shape compiles; it counts, since it is waited for.
-	p.spent += took
-	p.tokens += tokens
-	p.at.TokensPerSecond = float64(p.tokens) / p.spent.Seconds()
-	p.at.TimeLeft = time.Duration(float64(p.spent) / float64(p.made) * float64(p.left))
-	p.report(p.at)
+// prepare tokenises the data sets and checks everything that can be wrong with them, the
+// configuration and what is in the folder; all of it comes back in one error.
+func prepare(c *Config, m *lm.Model, sets []*DataSet, out string) ([]*job, error) {
+	all := []error{c.Validate()}
+	var jobs []*job
+	names := map[string]bool{}
+	left := 0
+	for i, s := range sets {
+		if names[s.Name] {
+			all = append(all, fmt.Errorf("data set %s is given twice", s.Name))
+		}
+		names[s.Name] = true
+		j := &job{set: s, number: i + 1}
+		var err error
+		if j.examples, j.dropped, err = Examples(m, s.Records, c.MaxTokens); err != nil {
+			return nil, err
+		}
+		if len(j.examples) < c.Batch {
+			all = append(all, fmt.Errorf("data set %s: %d usable examples, a batch takes %d (%d have more than %d tokens)", s.Name, len(j.examples), c.Batch, j.dropped, c.MaxTokens))
+		}
+		if j.done, err = finished(filepath.Join(out, s.Name), c, m.Config.Model, s); err != nil {
+			all = append(all, fmt.Errorf("data set %s: %w", s.Name, err))
+		}
+		if !j.done {
+			left++
+		}
+		jobs = append(jobs, j)
+	}
+	base := m.Config.Base(c.Rank, c.Alpha)
+	if err := base.Validate(); c.Rank > 0 && err != nil {
+		all = append(all, err)
+	}
+	if err := disk.Check(out, int64(left)*int64(max(c.Late, 0))*adapterBytes(&base)); err != nil {
+		all = append(all, fmt.Errorf("%d data sets with %d checkpoints: %w", left, c.Late, err))
+	}
+	return jobs, errors.Join(all...)
+}
+
+// adapterBytes is the size of a checkpoint's values.
+func adapterBytes(b *lora.Base) int64 {
+	n := int64(0)
+	for _, t := range b.Targets {
+		n += int64(b.Rank) * int64(t.In+t.Out)
+	}
+	return 4 * n
 }
 
 // one tunes one data set into a temporary folder.
-func one(ctx context.Context, c *Config, m *lm.Model, t *lm.Tuner, s *DataSet, examples []lm.Example, dropped int, dir string, p *pace) error {
+func one(ctx context.Context, c *Config, m *lm.Model, t *lm.Tuner, j *job, dir string, p *pace) error {
 	started := time.Now()
+	s, examples := j.set, j.examples
 	if err := os.MkdirAll(filepath.Join(dir, "checkpoints"), 0o755); err != nil {
 		return err
 	}
@@ -249,7 +278,7 @@ func one(ctx context.Context, c *Config, m *lm.Model, t *lm.Tuner, s *DataSet, e
 	if err != nil {
 		return err
 	}
-	r := run{Config: *c, Base: m.Config.Model, Data: data, Used: len(examples), Dropped: dropped}
+	r := run{Config: *c, Base: m.Config.Model, Data: data, Used: len(examples), Dropped: j.dropped}
 	rng := rand.New(rand.NewPCG(uint64(c.Seed), 0xDA7A))
 	var order []int
 	for step := range c.Steps + c.Late {
@@ -261,9 +290,9 @@ func one(ctx context.Context, c *Config, m *lm.Model, t *lm.Tuner, s *DataSet, e
 		}
 		items := make([]lm.Example, c.Batch)
 		tokens := 0
-		for j, k := range order[:c.Batch] {
-			items[j] = examples[k]
-			tokens += items[j].Tokens()
+		for i, k := range order[:c.Batch] {
+			items[i] = examples[k]
+			tokens += items[i].Tokens()
 		}
 		order = order[c.Batch:]
 		before := time.Now()
@@ -273,7 +302,7 @@ func one(ctx context.Context, c *Config, m *lm.Model, t *lm.Tuner, s *DataSet, e
 		}
 		r.Loss = append(r.Loss, loss)
 		r.Tokens += tokens
-		p.step(loss, tokens, time.Since(before))
+		p.step(j, step+1, loss, tokens, time.Since(before))
 		if step >= c.Steps {
 			if err := save(t, dir, step-c.Steps+1); err != nil {
 				return err
@@ -340,7 +369,7 @@ func finished(dir string, c *Config, base string, s *DataSet) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	var r run
+	r := run{Config: Config{DType: lm.F32}} // of before there was a choice
 	if err := json.Unmarshal(raw, &r); err != nil {
 		return false, fmt.Errorf("%s: %w", filepath.Join(dir, runName), err)
 	}

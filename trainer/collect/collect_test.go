@@ -20,8 +20,28 @@ import (
 	"github.com/drag-and-drop-lora/dnd/trainer/lm"
 )
 
-// tiny loads a random Llama of one block with a byte vocabulary.
-func tiny(t *testing.T) *lm.Model {
+// tiny loads a random Llama of one block with a byte vocabulary onto devices of a backend.
+func tiny(t *testing.T, kind string, devices int) []*lm.Model {
+	t.Helper()
+	dir := tinyDir(t)
+	b, err := backend.Open(kind)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(b.Finalize)
+	var models []*lm.Model
+	for d := range devices {
+		m, err := lm.LoadWith(dir, lm.Options{Device: d}, b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(m.Close)
+		models = append(models, m)
+	}
+	return models
+}
+
+func tinyDir(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
 	vocab := map[string]int{"<|im_start|>": 256, "<|im_end|>": 257}
@@ -63,21 +83,11 @@ func tiny(t *testing.T) *lm.Model {
 	if err := safetensors.WriteFile(filepath.Join(dir, "model.safetensors"), list, nil); err != nil {
 		t.Fatal(err)
 	}
-	b, err := backend.Open(backend.CPU)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(b.Finalize)
-	m, err := lm.Load(dir, b)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(m.Close)
-	return m
+	return dir
 }
 
 func config() collect.Config {
-	return collect.Config{Rank: 2, Alpha: 4, Seed: 5, Batch: 2, Steps: 3, Rate: 1e-2, WarmUp: 1, Late: 2, LateRate: 1e-3, MaxTokens: 60}
+	return collect.Config{Rank: 2, Alpha: 4, Seed: 5, Batch: 2, Steps: 3, Rate: 1e-2, WarmUp: 1, Late: 2, LateRate: 1e-3, MaxTokens: 60, DType: lm.F32}
 }
 
 func sets() []*collect.DataSet {
@@ -117,7 +127,7 @@ func contents(t *testing.T, dir string) map[string][]byte {
 // A collection that is stopped in its second data set leaves the first, goes on when it is
 // run again, and comes to the same bytes as one that was not stopped.
 func TestRun(t *testing.T) {
-	m, c, whole, stopped := tiny(t), config(), t.TempDir(), t.TempDir()
+	m, c, whole, stopped := tiny(t, backend.CPU, 1), config(), t.TempDir(), t.TempDir()
 	var reports []collect.Progress
 	if err := collect.Run(t.Context(), c, m, sets(), whole, func(p collect.Progress) { reports = append(reports, p) }); err != nil {
 		t.Fatal(err)
@@ -188,7 +198,7 @@ func TestRun(t *testing.T) {
 // A folder that is there from something else is refused, and so is bad input, all of it at
 // once and before a step is made.
 func TestRunRefuses(t *testing.T) {
-	m, done := tiny(t), t.TempDir()
+	m, done := tiny(t, backend.CPU, 1), t.TempDir()
 	if err := collect.Run(t.Context(), config(), m, sets()[:1], done, nil); err != nil {
 		t.Fatal(err)
 	}
@@ -201,13 +211,14 @@ func TestRunRefuses(t *testing.T) {
 		edit func(c *collect.Config, list []*collect.DataSet)
 		want []string
 	}{
-		"another configuration": {done, func(c *collect.Config, _ []*collect.DataSet) { c.Rate /= 2 }, []string{"another configuration"}},
-		"another data":          {done, func(_ *collect.Config, list []*collect.DataSet) { list[0].Records[0].Response = "x" }, []string{"another version of the data"}},
-		"foreign folder":        {foreign, func(*collect.Config, []*collect.DataSet) {}, []string{"no finished collection"}},
+		"another configuration":    {done, func(c *collect.Config, _ []*collect.DataSet) { c.Rate /= 2 }, []string{"another configuration"}},
+		"another data":             {done, func(_ *collect.Config, list []*collect.DataSet) { list[0].Records[0].Response = "x" }, []string{"another version of the data"}},
+		"more than the disk holds": {t.TempDir(), func(c *collect.Config, _ []*collect.DataSet) { c.Late = 1 << 45 }, []string{"too little room"}},
+		"foreign folder":           {foreign, func(*collect.Config, []*collect.DataSet) {}, []string{"no finished collection"}},
 		"several": {t.TempDir(), func(c *collect.Config, list []*collect.DataSet) {
-			c.Rank, c.Late = 0, 0
+			c.Rank, c.Late, c.DType = 0, 0, "f8"
 			list[0].Records, list[1].Name = list[0].Records[3:], "one"
-		}, []string{"rank", "late steps", "1 usable examples", "given twice"}},
+		}, []string{"rank", "late steps", "dtype", "1 usable examples", "given twice"}},
 	} {
 		c, list := config(), sets()
 		x.edit(&c, list)
@@ -220,6 +231,32 @@ func TestRunRefuses(t *testing.T) {
 			if err == nil || !strings.Contains(err.Error(), want) {
 				t.Errorf("%s: got %v, want %q in it", name, err, want)
 			}
+		}
+	}
+}
+
+// Two devices share the data sets, and come to the same bytes as one.
+func TestDevices(t *testing.T) {
+	c, one, two := config(), t.TempDir(), t.TempDir()
+	list := sets()
+	for _, name := range []string{"three", "four"} {
+		list = append(list, &collect.DataSet{Name: name, Records: list[0].Records})
+	}
+	models := tiny(t, backend.PJRT, 2)
+	if err := collect.Run(t.Context(), c, models[:1], list, one, nil); err != nil {
+		t.Fatal(err)
+	}
+	var last collect.Progress
+	if err := collect.Run(t.Context(), c, models, list, two, func(p collect.Progress) { last = p }); err != nil {
+		t.Fatal(err)
+	}
+	if want := len(list) * (c.Steps + c.Late); last.Made != want || last.Total != want || last.TimeLeft != 0 {
+		t.Errorf("last report %+v, want %d steps", last, want)
+	}
+	got := contents(t, two)
+	for name, raw := range contents(t, one) {
+		if !bytes.Equal(raw, got[name]) {
+			t.Errorf("%s differs", name)
 		}
 	}
 }

@@ -20,7 +20,7 @@ type Config = llama.Config
 // weightList lists the tensors by their Hugging Face names, with shapes. The head is absent
 // where it is tied to the embeddings.
 func weightList(c *Config, tied bool) []weight {
-	list := []weight{{"model.embed_tokens.weight", []int{c.Vocab, c.Hidden}}, {"model.norm.weight", []int{c.Hidden}}}
+	list := []weight{{embeddingName, []int{c.Vocab, c.Hidden}}, {"model.norm.weight", []int{c.Hidden}}}
 	if !tied {
 		list = append(list, weight{headName, []int{c.Vocab, c.Hidden}})
 	}
@@ -44,7 +44,10 @@ type weight struct {
 	shape []int
 }
 
-const headName = "lm_head.weight"
+const (
+	embeddingName = "model.embed_tokens.weight"
+	headName      = "lm_head.weight"
+)
 
 // folderConfig reads a Hugging Face config.json.
 func folderConfig(dir string) (*Config, bool, error) {

@@ -141,7 +141,7 @@ func (t *GroupTuner) Step(examples []Example, rate float64) (float64, error) {
 			args = append(args, x)
 		}
 	}
-	out, err := t.exec.Call(args...)
+	out, err := t.m.call(t.exec, args)
 	if err != nil {
 		return 0, fmt.Errorf("lm: tuning step %d: %w", t.steps, err)
 	}
@@ -252,7 +252,7 @@ func (s *Scorer) Score(ctx context.Context, groups [][]Example, adapters []*lora
 	}
 	defer free(a, b)
 	args := s.m.withWeights(append(in.args()[:3], float32(base.Alpha/float64(base.Rank))), slices.Concat(a, b))
-	out, err := s.exec.Call(args...)
+	out, err := s.m.call(s.exec, args)
 	if err != nil {
 		return nil, fmt.Errorf("lm: score: %w", err)
 	}

@@ -17,7 +17,7 @@ import (
 	"github.com/drag-and-drop-lora/dnd/trainer/lm"
 )
 
-func open(t *testing.T, kind string) backend.Backend {
+func open(t testing.TB, kind string) backend.Backend {
 	t.Helper()
 	b, err := backend.Open(kind)
 	if err != nil {

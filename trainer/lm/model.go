@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 
+	"github.com/gomlx/compute"
 	"github.com/gomlx/compute/dtypes"
 	"github.com/gomlx/compute/shapes"
 	"github.com/gomlx/gomlx/core/graph"
@@ -21,32 +22,70 @@ type Model struct {
 	Tokenizer *llama.Tokenizer
 
 	b       backend.Backend
+	device  compute.DeviceNum
+	half    bool // matrices are in bfloat16, with a transposed copy of each
 	names   []string
 	weights []*tensors.Tensor // of names, on the device
 	answer  *graph.Exec
 	score   *graph.Exec
 }
 
+// The precisions of Options.DType.
+const (
+	F32 = "f32"
+	// BF16 keeps the base's matrices in bfloat16, and rounds what they are multiplied by;
+	// sums, the LoRA and all else stay float32. Processors and GPUs with products of
+	// bfloat16 are about twice as fast with it.
+	BF16 = "bf16"
+)
+
+// Options are how a model is loaded; the zero value is F32 on the backend's first device.
+type Options struct {
+	DType  string // F32 or BF16; a base in BF16 cannot be trained itself
+	Device int    // number of the backend's device
+}
+
 // Load reads a model from a Hugging Face folder or a GGUF file (weights dequantised to
 // float32) onto a backend.
-func Load(path string, b backend.Backend) (*Model, error) {
+func Load(path string, b backend.Backend) (*Model, error) { return LoadWith(path, Options{}, b) }
+
+// LoadWith is Load with options.
+func LoadWith(path string, o Options, b backend.Backend) (*Model, error) {
+	if o.DType == "" {
+		o.DType = F32
+	}
+	if o.DType != F32 && o.DType != BF16 {
+		return nil, fmt.Errorf("lm: dtype %q, expected %s or %s", o.DType, F32, BF16)
+	}
+	if n := b.NumDevices(); o.Device < 0 || o.Device >= n {
+		return nil, fmt.Errorf("lm: device %d, but backend %s has %d, counted from 0", o.Device, b.Name, n)
+	}
 	c, t, weights, err := load(path)
 	if err != nil {
 		return nil, fmt.Errorf("lm: %w", err)
 	}
-	return newModel(*c, t, weights, b)
+	return newModel(*c, t, weights, o, b)
 }
 
-func newModel(c Config, t *llama.Tokenizer, weights map[string][]float32, b backend.Backend) (*Model, error) {
-	m := &Model{Config: c, Tokenizer: t, b: b}
+func newModel(c Config, t *llama.Tokenizer, weights map[string][]float32, o Options, b backend.Backend) (*Model, error) {
+	half := o.DType == BF16
+	m := &Model{Config: c, Tokenizer: t, b: b, device: compute.DeviceNum(o.Device), half: half}
 	_, untied := weights[headName]
+	add := func(name string, x *tensors.Tensor) { m.names, m.weights = append(m.names, name), append(m.weights, x) }
 	for _, w := range weightList(&c, !untied) {
-		m.names = append(m.names, w.name)
-		m.weights = append(m.weights, tensors.FromFlatDataAndDimensions(weights[w.name], w.shape...))
+		if v := weights[w.name]; half && len(w.shape) == 2 {
+			x, turned := halves(v, w.shape[0], w.shape[1])
+			add(w.name, x)
+			if w.name != embeddingName || !untied {
+				add(transposed(w.name), turned)
+			}
+		} else {
+			add(w.name, tensors.FromFlatDataAndDimensions(v, w.shape...))
+		}
 		delete(weights, w.name)
 	}
 	for _, x := range m.weights {
-		if err := x.ToDevice(b.Backend, 0); err != nil {
+		if err := x.ToDevice(b.Backend, m.device); err != nil {
 			return nil, fmt.Errorf("lm: %w", err)
 		}
 	}
@@ -63,6 +102,21 @@ func (m *Model) Close() {
 			e.Finalize()
 		}
 	}
+}
+
+// exec is a graph of which one a size of batches is compiled.
+func (m *Model) exec(f func([]*graph.Node) []*graph.Node) (*graph.Exec, error) {
+	e, err := graph.NewExec(m.b.Backend, f)
+	if err == nil {
+		e.SetMaxCache(-1)
+	}
+	return e, err
+}
+
+// call runs a graph on the model's device.
+func (m *Model) call(e *graph.Exec, args []any) ([]*tensors.Tensor, error) {
+	out, _, err := e.CallWithGraphOnDevice(m.device, args...)
+	return out, err
 }
 
 // network is a model's weights, and its adapter's, as nodes of one graph.
@@ -85,7 +139,7 @@ func (m *Model) network(weights, a, b []*graph.Node, scale float64) *network {
 // apart, so that no gradient of W's size is ever made.
 func (n *network) linear(x *graph.Node, layer, module int) *graph.Node {
 	name := fmt.Sprintf("model.layers.%d.%s", layer, llama.Modules[module])
-	y := product(x, n.w[name+".weight"])
+	y := n.matrix(x, name+".weight")
 	if i := layer*len(llama.Modules) + module; n.a != nil {
 		y = graph.Add(y, graph.MulScalar(product(product(x, n.a[i]), n.b[i]), n.scale))
 	}
@@ -93,6 +147,14 @@ func (n *network) linear(x *graph.Node, layer, module int) *graph.Node {
 		y = graph.Add(y, graph.Reshape(bias, 1, bias.Shape().Size()))
 	}
 	return y
+}
+
+// matrix is x (T,in) times the transpose of a matrix (out,in) of the base.
+func (n *network) matrix(x *graph.Node, name string) *graph.Node {
+	if wt := n.w[transposed(name)]; wt != nil {
+		return frozen(x, n.w[name], wt)
+	}
+	return product(x, n.w[name])
 }
 
 // product is x·Wᵀ of x (T,in) and W (out,in); or of W (groups,out,in), where equal parts
@@ -117,7 +179,7 @@ func (n *network) norm(x *graph.Node, name string) *graph.Node {
 func (n *network) hidden(ids *graph.Node) *graph.Node {
 	c := n.c
 	b, t := ids.Shape().Dimensions[0], ids.Shape().Dimensions[1]
-	x := graph.Gather(n.w["model.embed_tokens.weight"], graph.Reshape(ids, b*t, 1))
+	x := graph.ConvertDType(graph.Gather(n.w[embeddingName], graph.Reshape(ids, b*t, 1)), dtypes.Float32)
 	g := ids.Graph()
 	cos, sin := rotary(c, t)
 	cosine, sine := graph.Const(g, cos), graph.Const(g, sin)
@@ -144,12 +206,12 @@ func (n *network) hidden(ids *graph.Node) *graph.Node {
 	return n.norm(x, "model.norm.weight")
 }
 
-// head is the matrix (vocabulary, hidden) of the output.
-func (n *network) head() *graph.Node {
-	if w := n.w[headName]; w != nil {
-		return w
+// head names the matrix (vocabulary, hidden) of the output.
+func (n *network) head() string {
+	if n.w[headName] != nil {
+		return headName
 	}
-	return n.w["model.embed_tokens.weight"]
+	return embeddingName
 }
 
 // rotary are the cosines and sines (1,T,1,HeadDim) of the positions.
@@ -255,7 +317,7 @@ func (m *Model) Answers(ctx context.Context, prompts []string, a *lora.Adapter, 
 			break
 		}
 		args := []any{tensors.FromFlatDataAndDimensions(ids, len(texts), t), tensors.FromFlatDataAndDimensions(last, len(texts), 1), float32(scale)}
-		out, err := m.answer.Call(m.withWeights(args, adapter)...)
+		out, err := m.call(m.answer, m.withWeights(args, adapter))
 		if err != nil {
 			return nil, fmt.Errorf("lm: answer: %w", err)
 		}
@@ -298,11 +360,11 @@ func (m *Model) split(in []*graph.Node, skip int) (w, a, b []*graph.Node) {
 }
 
 func (m *Model) newAnswer() (*graph.Exec, error) {
-	return graph.NewExec(m.b.Backend, func(in []*graph.Node) *graph.Node {
+	return m.exec(func(in []*graph.Node) []*graph.Node {
 		w, a, b := m.split(in, 3)
 		n := m.network(w, a, scaled(b, in[2]), 1)
 		h := pick(n.hidden(in[0]), in[1], in[0].Shape().Dimensions[1])
-		return graph.ArgMax(graph.Dot(h, graph.Transpose(n.head(), 0, 1)).MatMul(), -1, dtypes.Int32)
+		return []*graph.Node{graph.ArgMax(n.matrix(h, n.head()), -1, dtypes.Int32)}
 	})
 }
 
@@ -315,14 +377,14 @@ func scaled(list []*graph.Node, by *graph.Node) []*graph.Node {
 	return out
 }
 
-// bucket rounds a length up to one of few, since each is compiled anew.
+// bucket rounds a length up to one of few, since each is compiled anew: by an eighth at
+// most from 64 on.
 func bucket(n int) int {
-	for _, size := range []int{64, 96, 128, 192, 256, 384, 512} {
-		if n <= size {
-			return size
-		}
+	step := 8
+	for step*8 < n {
+		step *= 2
 	}
-	return (n + 511) / 512 * 512
+	return (n + step - 1) / step * step
 }
 
 func free(lists ...[]*tensors.Tensor) {

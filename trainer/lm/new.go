@@ -44,12 +44,15 @@ func New(c Config, seed int64, b backend.Backend) (*Model, error) {
 		}
 		weights[w.name] = v
 	}
-	return newModel(c, nil, weights, b)
+	return newModel(c, nil, weights, Options{}, b)
 }
 
 // Replace gives the model the weights that Tensors wrote of one of the same configuration.
 // What was compiled stays.
 func (m *Model) Replace(f *safetensors.File) error {
+	if m.half {
+		return errHalf
+	}
 	var weights []*tensors.Tensor
 	for i, name := range m.names {
 		v, err := f.Float32s(name)
@@ -71,6 +74,9 @@ func (m *Model) Replace(f *safetensors.File) error {
 
 // Tensors are the weights for a file, by their Hugging Face names.
 func (m *Model) Tensors() ([]safetensors.Tensor, error) {
+	if m.half {
+		return nil, errHalf
+	}
 	var list []safetensors.Tensor
 	for i, x := range m.weights {
 		v, err := tensors.CopyFlatData[float32](x)

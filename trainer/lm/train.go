@@ -37,6 +37,9 @@ type Trainer struct {
 
 // NewTrainer prepares training with an optimizer's constants and batches of one size.
 func (m *Model) NewTrainer(c adamw.Config, size Size) (*Trainer, error) {
+	if m.half {
+		return nil, errHalf
+	}
 	t := &Trainer{m: m, c: c, size: size}
 	exec, err := graph.NewExec(m.b.Backend, func(in []*graph.Node) []*graph.Node {
 		k := len(m.names)
@@ -83,7 +86,7 @@ func (t *Trainer) Step(examples []Example, rate float64) (float64, error) {
 			args = append(args, x)
 		}
 	}
-	out, err := t.exec.Call(args...)
+	out, err := t.m.call(t.exec, args)
 	if err != nil {
 		return 0, fmt.Errorf("lm: training step %d: %w", t.steps, err)
 	}

@@ -33,7 +33,7 @@ func newBatch(examples []Example) (batch, error) {
 	for _, e := range examples {
 		length, answers = max(length, e.Tokens()), max(answers, len(e.Answer))
 	}
-	return paddedBatch(examples, bucket(length), (answers+15)/16*16)
+	return paddedBatch(examples, bucket(length), bucket(answers))
 }
 
 // paddedBatch is newBatch of a size that the caller chooses.
@@ -74,12 +74,12 @@ func (b *batch) args() []any {
 func (n *network) losses(ids, positions, labels *graph.Node) (nll, logits *graph.Node) {
 	h := pick(n.hidden(ids), positions, ids.Shape().Dimensions[1])
 	count := labels.Shape().Size()
-	logits = graph.Dot(h, graph.Transpose(n.head(), 0, 1)).MatMul()
+	logits = n.matrix(h, n.head())
 	peak := graph.StopGradient(graph.ReduceAndKeep(logits, graph.ReduceMax, -1))
 	total := graph.Add(graph.Log(graph.ReduceSum(graph.Exp(graph.Sub(logits, peak)), -1)), graph.Reshape(peak, count))
 	// A label's logit is its row of the head times the state: cheaper than a gather from
 	// the logits, whose gradient would be a scatter of their size.
-	row := graph.Gather(n.head(), graph.Reshape(labels, count, 1))
+	row := graph.ConvertDType(graph.Gather(n.w[n.head()], graph.Reshape(labels, count, 1)), h.DType())
 	return graph.Sub(total, graph.ReduceSum(graph.Mul(h, row), -1)), logits
 }
 
@@ -106,7 +106,7 @@ func (m *Model) NewTuner(rank int, alpha float64, trainA bool) (*Tuner, error) {
 		return nil, err
 	}
 	targets := len(t.base.Targets)
-	exec, err := graph.NewExec(m.b.Backend, func(in []*graph.Node) []*graph.Node {
+	exec, err := m.exec(func(in []*graph.Node) []*graph.Node {
 		ids, positions, labels, valid, rate, correct1, correct2 := in[0], in[1], in[2], in[3], in[4], in[5], in[6]
 		w, a, b := m.split(in, 7)
 		trained := b
@@ -189,7 +189,7 @@ func (t *Tuner) Step(examples []Example, rate float64) (float64, error) {
 			args = append(args, x)
 		}
 	}
-	out, err := t.exec.Call(args...)
+	out, err := t.m.call(t.exec, args)
 	if err != nil {
 		return 0, fmt.Errorf("lm: tuning step %d: %w", t.steps, err)
 	}
@@ -247,7 +247,7 @@ func (m *Model) Evaluate(ctx context.Context, examples []Example, a *lora.Adapte
 	}
 	defer free(adapter)
 	if m.score == nil {
-		if m.score, err = graph.NewExec(m.b.Backend, func(in []*graph.Node) []*graph.Node {
+		if m.score, err = m.exec(func(in []*graph.Node) []*graph.Node {
 			w, a, b := m.split(in, 4)
 			n := m.network(w, a, scaled(b, in[3]), 1)
 			nll, logits := n.losses(in[0], in[1], in[2])
@@ -256,6 +256,10 @@ func (m *Model) Evaluate(ctx context.Context, examples []Example, a *lora.Adapte
 		}); err != nil {
 			return Score{}, fmt.Errorf("lm: build the score: %w", err)
 		}
+	}
+	length, answers := 0, 0
+	for _, e := range examples {
+		length, answers = max(length, e.Tokens()), max(answers, len(e.Answer))
 	}
 	var s Score
 	for at := 0; at < len(examples); at += evaluateRows {
@@ -267,11 +271,11 @@ func (m *Model) Evaluate(ctx context.Context, examples []Example, a *lora.Adapte
 		for len(full) < evaluateRows {
 			full = append(full, group[0])
 		}
-		in, err := newBatch(full)
+		in, err := paddedBatch(full, bucket(length), bucket(answers))
 		if err != nil {
 			return Score{}, err
 		}
-		out, err := m.score.Call(m.withWeights(append(in.args()[:3], float32(scale)), adapter)...)
+		out, err := m.call(m.score, m.withWeights(append(in.args()[:3], float32(scale)), adapter))
 		if err != nil {
 			return Score{}, fmt.Errorf("lm: score: %w", err)
 		}
