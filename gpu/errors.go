@@ -1,6 +1,10 @@
 package gpu
 
-import "fmt"
+import (
+	"fmt"
+
+	"github.com/drag-and-drop-lora/dnd/graph"
+)
 
 // DeviceError is what the device said about one step: a kernel that does not compile, a
 // binding that does not fit.
@@ -14,6 +18,9 @@ type OutOfMemoryError struct{ What, Message string }
 func (e *OutOfMemoryError) Error() string {
 	return fmt.Sprintf("gpu: %s: out of GPU memory (%s): close other programs, use --weights f16, or --backend pjrt or cpu", e.What, e.Message)
 }
+
+// Is makes it a graph.ErrMemory.
+func (e *OutOfMemoryError) Is(target error) bool { return target == graph.ErrMemory }
 
 // DeviceLostError says that the device was reset or taken away. The next Run opens it
 // anew.
@@ -29,3 +36,6 @@ type BudgetError struct{ Need, Budget int64 }
 func (e *BudgetError) Error() string {
 	return fmt.Sprintf("gpu: the run needs %d bytes of GPU memory at a time, the budget is %d: raise --memory", e.Need, e.Budget)
 }
+
+// Is makes it a graph.ErrMemory.
+func (e *BudgetError) Is(target error) bool { return target == graph.ErrMemory }

@@ -2,6 +2,7 @@ package graph
 
 import (
 	"context"
+	"errors"
 	"time"
 )
 
@@ -70,6 +71,10 @@ type Progress struct {
 	Stage       string
 	Done, Total int64
 }
+
+// ErrMemory is what errors of an Executor are (errors.Is) that say that a Program takes more
+// of the device's memory than there is, or than it may.
+var ErrMemory = errors.New("out of GPU memory")
 
 // Executor runs Programs: package gpu's device, or a test's.
 type Executor interface {

@@ -2,6 +2,7 @@ package generator
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/drag-and-drop-lora/dnd/graph"
@@ -29,13 +30,19 @@ type ExecutorRunner struct {
 	close        func() error
 	peak         int64
 	trace        func(graph.PartTime)
+	note         func(string)
+	piece        int64 // most bytes of a buffer that memory has sufficed for, 0 for the device's
 }
 
 // NewRunner makes a Runner of an executor. dtype is the weights' storage type on the
 // device: F32, F16 or Q8; close is called by Close.
 func NewRunner(exec graph.Executor, name, device, dtype string, close func() error) *ExecutorRunner {
-	return &ExecutorRunner{exec: exec, name: name, device: device, dtype: dtype, close: close}
+	return &ExecutorRunner{exec: exec, name: name, device: device, dtype: dtype, close: close, note: func(string) {}}
 }
+
+// Note calls f with what a person may want to know: that memory suffices for smaller pieces
+// only.
+func (r *ExecutorRunner) Note(f func(string)) { r.note = f }
 
 // Name is the backend.
 func (r *ExecutorRunner) Name() string { return r.name }
@@ -54,15 +61,12 @@ func (r *ExecutorRunner) Trace(f func(graph.PartTime)) { r.trace = f }
 
 // Encode implements Runner.
 func (r *ExecutorRunner) Encode(ctx context.Context, p *Package, b text.Batch, report func(graph.Progress)) ([]float32, error) {
-	program, err := CompileEncode(&p.Manifest, r.exec.Limits(), r.dtype)
-	if err != nil {
-		return nil, err
-	}
 	in, err := Feed(&p.Manifest, b)
 	if err != nil {
 		return nil, err
 	}
-	return r.run(ctx, p, program, in, report)
+	compile := func(limits graph.Limits) (*graph.Program, error) { return CompileEncode(&p.Manifest, limits, r.dtype) }
+	return r.run(ctx, p, compile, in, report)
 }
 
 // Decode implements Runner.
@@ -71,14 +75,68 @@ func (r *ExecutorRunner) Decode(ctx context.Context, p *Package, condition []flo
 	if len(condition) != batch*in[0]*in[1]*in[2] {
 		return nil, fmt.Errorf("generator: condition of %d values, expected %d times (%d,%d,%d)", len(condition), batch, in[0], in[1], in[2])
 	}
-	program, err := CompileDecode(&p.Manifest, r.exec.Limits(), batch, r.dtype)
+	compile := func(limits graph.Limits) (*graph.Program, error) {
+		return CompileDecode(&p.Manifest, limits, batch, r.dtype)
+	}
+	return r.run(ctx, p, compile, []graph.Input{{Name: InputCondition, Data: Bytes(condition)}}, report)
+}
+
+// maxHalvings is how often pieces are halved for want of memory: then launching them all
+// takes longer than computing.
+const maxHalvings = 3
+
+// run compiles a Program and runs it. Where the device's memory does not suffice, tensors
+// are cut into smaller pieces: what is packed and padded for one convolution, and its sums,
+// are there once a piece, so less of them is alive at a time.
+func (r *ExecutorRunner) run(ctx context.Context, p *Package, compile func(graph.Limits) (*graph.Program, error), in []graph.Input, report func(graph.Progress)) ([]float32, error) {
+	limits := r.exec.Limits()
+	if r.piece > 0 {
+		limits.MaxStorageBufferBindingSize = min(limits.MaxStorageBufferBindingSize, r.piece)
+	}
+	program, err := compile(limits)
+	if err != nil && r.piece > 0 { // another generator, which needs larger ones
+		limits = r.exec.Limits()
+		program, err = compile(limits)
+	}
 	if err != nil {
 		return nil, err
 	}
-	return r.run(ctx, p, program, []graph.Input{{Name: InputCondition, Data: Bytes(condition)}}, report)
+	values, err := r.once(ctx, p, program, in, report)
+	for range maxHalvings {
+		if !errors.Is(err, graph.ErrMemory) || ctx.Err() != nil {
+			break
+		}
+		piece := largest(program) / 2
+		limits.MaxStorageBufferBindingSize = piece
+		smaller, compileErr := compile(limits)
+		if compileErr != nil {
+			return nil, fmt.Errorf("%w (and pieces of less than %d bytes are not possible)", err, largest(program))
+		}
+		program = smaller
+		r.note(fmt.Sprintf("GPU memory does not suffice: computing in pieces of at most %d bytes", piece))
+		again, againErr := r.once(ctx, p, program, in, report)
+		if againErr == nil {
+			r.piece = piece
+			return again, nil
+		}
+		if !errors.Is(againErr, graph.ErrMemory) {
+			return nil, againErr
+		}
+		err = fmt.Errorf("in pieces of at most %d bytes: %w", piece, againErr)
+	}
+	return values, err
 }
 
-func (r *ExecutorRunner) run(ctx context.Context, p *Package, program *graph.Program, in []graph.Input, report func(graph.Progress)) ([]float32, error) {
+// largest is the size of a Program's largest buffer.
+func largest(p *graph.Program) int64 {
+	bytes := int64(0)
+	for _, b := range p.Buffers {
+		bytes = max(bytes, b.Bytes)
+	}
+	return bytes
+}
+
+func (r *ExecutorRunner) once(ctx context.Context, p *Package, program *graph.Program, in []graph.Input, report func(graph.Progress)) ([]float32, error) {
 	result, err := r.exec.Run(ctx, program, p.Weights(), in, report)
 	if err != nil {
 		return nil, err

@@ -74,7 +74,7 @@ type Device interface {
 func Open(o Options, note func(string)) (generator.Runner, error) {
 	switch o.Backend {
 	case WebGPU:
-		return openWebGPU(o)
+		return openWebGPU(o, note)
 	case PJRT, CPU:
 		return openGoMLX(o.Backend, note)
 	case Auto:
@@ -82,7 +82,7 @@ func Open(o Options, note func(string)) (generator.Runner, error) {
 		return nil, fmt.Errorf("backend %q, expected %s", o.Backend, strings.Join(Names(), ", "))
 	}
 	if o.Device >= 0 {
-		return openWebGPU(o)
+		return openWebGPU(o, note)
 	}
 	infos, err := List()
 	if err != nil && !errors.Is(err, ErrNoDevice) {
@@ -90,18 +90,20 @@ func Open(o Options, note func(string)) (generator.Runner, error) {
 	}
 	for _, info := range infos {
 		if !info.Software() {
-			return openWebGPU(o)
+			return openWebGPU(o, note)
 		}
 	}
 	return openGoMLX(backend.Auto, note)
 }
 
-func openWebGPU(o Options) (generator.Runner, error) {
+func openWebGPU(o Options, note func(string)) (generator.Runner, error) {
 	d, name, err := OpenDevice(o)
 	if err != nil {
 		return nil, err
 	}
-	return generator.NewRunner(d, WebGPU, name, strings.ToUpper(o.Weights), d.Close), nil
+	r := generator.NewRunner(d, WebGPU, name, strings.ToUpper(o.Weights), d.Close)
+	r.Note(note)
+	return r, nil
 }
 
 func openGoMLX(name string, note func(string)) (generator.Runner, error) {
