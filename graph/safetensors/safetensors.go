@@ -9,17 +9,12 @@
 package safetensors
 
 import (
-	"bytes"
 	"encoding/binary"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"math"
 	"os"
 	"slices"
-	"sort"
-	"strings"
 )
 
 // maxHeader is the reference reader's own limit on the JSON header, 100 MB.
@@ -127,102 +122,6 @@ func ReadHeader(r io.ReaderAt, size int64) (*Header, error) {
 		return nil, fmt.Errorf("safetensors: read header: %w", err)
 	}
 	return parseHeader(text, size-8-int64(n), 8+int64(n))
-}
-
-type entry struct {
-	DType   DType    `json:"dtype"`
-	Shape   []int64  `json:"shape"`
-	Offsets []uint64 `json:"data_offsets"`
-}
-
-func parseHeader(text []byte, dataBytes, dataStart int64) (*Header, error) {
-	if len(text) == 0 || text[0] != '{' {
-		return nil, formatErrorf("", "header does not start with {")
-	}
-	h := &Header{byName: map[string]int{}}
-	dec := json.NewDecoder(bytes.NewReader(text))
-	if _, err := dec.Token(); err != nil {
-		return nil, formatErrorf("", "header is not JSON: %v", err)
-	}
-	for dec.More() {
-		key, err := dec.Token()
-		if err != nil {
-			return nil, formatErrorf("", "header is not JSON: %v", err)
-		}
-		name, _ := key.(string)
-		if name == "__metadata__" {
-			if h.Metadata != nil {
-				return nil, formatErrorf("", "__metadata__ occurs twice")
-			}
-			if err := dec.Decode(&h.Metadata); err != nil {
-				return nil, formatErrorf("", "__metadata__ is not a table of strings: %v", err)
-			}
-			continue
-		}
-		var e entry
-		if err := dec.Decode(&e); err != nil {
-			return nil, formatErrorf(name, "bad header entry: %v", err)
-		}
-		if _, twice := h.byName[name]; twice {
-			return nil, formatErrorf(name, "occurs twice")
-		}
-		info, err := e.check(name, dataBytes)
-		if err != nil {
-			return nil, err
-		}
-		h.byName[name] = len(h.Tensors)
-		h.Tensors = append(h.Tensors, info)
-	}
-	if _, err := dec.Token(); err != nil {
-		return nil, formatErrorf("", "header is not JSON: %v", err)
-	}
-	if rest, _ := io.ReadAll(dec.Buffered()); strings.TrimRight(string(rest), " \n\t\r") != "" {
-		return nil, formatErrorf("", "header has text after its JSON object")
-	}
-	sort.SliceStable(h.Tensors, func(i, j int) bool {
-		a, b := h.Tensors[i], h.Tensors[j]
-		return a.Offset < b.Offset || a.Offset == b.Offset && a.Bytes < b.Bytes
-	})
-	end := int64(0)
-	for i := range h.Tensors {
-		t := &h.Tensors[i]
-		h.byName[t.Name] = i
-		if t.Offset != end {
-			return nil, formatErrorf(t.Name, "data begins at %d, expected %d: hole or overlap", t.Offset, end)
-		}
-		end += t.Bytes
-		t.Offset += dataStart
-	}
-	if end != dataBytes {
-		return nil, formatErrorf("", "tensors end at byte %d of the data, the file has %d", end, dataBytes)
-	}
-	return h, nil
-}
-
-func (e *entry) check(name string, dataBytes int64) (Info, error) {
-	size := e.DType.Size()
-	if size == 0 {
-		return Info{}, formatErrorf(name, "unknown dtype %q", e.DType)
-	}
-	if len(e.Offsets) != 2 || e.Offsets[0] > e.Offsets[1] {
-		return Info{}, formatErrorf(name, "data_offsets %v are not a range", e.Offsets)
-	}
-	if e.Offsets[1] > uint64(dataBytes) {
-		return Info{}, formatErrorf(name, "data ends at %d, but the file has only %d bytes of data: truncated?", e.Offsets[1], dataBytes)
-	}
-	want := size
-	shape := make([]int, len(e.Shape))
-	for i, d := range e.Shape {
-		if d < 0 || d > math.MaxInt32 || (d > 0 && want > math.MaxInt64/d) {
-			return Info{}, formatErrorf(name, "shape %v is out of range", e.Shape)
-		}
-		want *= d
-		shape[i] = int(d)
-	}
-	if have := int64(e.Offsets[1] - e.Offsets[0]); have != want {
-		return Info{}, formatErrorf(name, "%s of shape %v needs %d bytes, the header gives %d", e.DType, e.Shape, want, have)
-	}
-	return Info{Name: name, DType: e.DType, Shape: shape, Offset: int64(e.Offsets[0]), Bytes: want}, nil
 }
 
 // File is an open safetensors file. Its methods are safe for concurrent use.
