@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"reflect"
 
+	"github.com/gofrs/flock"
 	"github.com/gomlx/gomlx/core/tensors"
 
 	"github.com/drag-and-drop-lora/dnd/graph/atomicfile"
@@ -44,6 +45,23 @@ type folder struct {
 	state    *state
 	standard *Standard // nil unless the decoder is Affine
 	curve    curve
+}
+
+// lock has the folder for this process alone: two that save by turns would lose each other's
+// steps. A process that ends, however it does, gives it back.
+func lock(dir string) (unlock func(), err error) {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, err
+	}
+	l := flock.New(filepath.Join(dir, ".lock"))
+	ok, err := l.TryLock()
+	if err != nil {
+		return nil, fmt.Errorf("fit: lock %s: %w", l.Path(), err)
+	}
+	if !ok {
+		return nil, fmt.Errorf("fit: another process is working on %s: wait for it, or choose another folder", dir)
+	}
+	return func() { l.Unlock() }, nil
 }
 
 // open starts a run in dir, or resumes the one that is there.

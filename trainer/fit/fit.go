@@ -56,6 +56,11 @@ func Run(ctx context.Context, c Config, d *Data, r Resources, dir string, report
 			return nil, fmt.Errorf("fit: %w", err)
 		}
 	}
+	unlock, err := lock(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
 	run, err := open(dir, &c, d)
 	if err != nil {
 		return nil, err

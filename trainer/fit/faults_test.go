@@ -47,3 +47,24 @@ func TestFullDisk(t *testing.T) {
 		}
 	})
 }
+
+// Two runs in one folder at a time would lose each other's steps: the second is refused.
+func TestOneRunAtATime(t *testing.T) {
+	data := must[*fit.Data](t)(fit.OpenData(collected(t), nil, "", tiling))
+	res, c, dir := fit.Resources{Encoder: tinyEncoder(t), Backend: cpu(t)}, config(false), t.TempDir()
+	c.Steps = 2
+	tried := false
+	if _, err := fit.Run(t.Context(), c, data, res, dir, func(p fit.Progress) {
+		if p.Stage == "fit" && p.Done == 1 {
+			tried = true
+			if _, err := fit.Run(t.Context(), c, data, res, dir, nil); err == nil || !strings.Contains(err.Error(), "another process") {
+				t.Errorf("a second run: %v", err)
+			}
+		}
+	}); err != nil || !tried {
+		t.Fatal(err, tried)
+	}
+	if _, err := fit.Run(t.Context(), c, data, res, dir, nil); err != nil {
+		t.Errorf("after the first has ended: %v", err)
+	}
+}
