@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/goleak"
+
 	"github.com/drag-and-drop-lora/dnd/graph/generator"
 	"github.com/drag-and-drop-lora/dnd/hub"
 )
@@ -25,7 +27,8 @@ const env = "DND_HUB_TEST_CACHE"
 func TestMain(m *testing.M) {
 	dir := os.Getenv(env)
 	if dir == "" {
-		os.Exit(m.Run())
+		goleak.VerifyTestMain(m) // no test leaves a goroutine behind
+		return
 	}
 	c, err := hub.New(dir)
 	if err == nil {
