@@ -36,7 +36,7 @@ type Options struct {
 	// those killed.
 	Dndgen, Dndtrain func(args ...string) *exec.Cmd
 	Commands         []string
-	Trials           int    // of each command
+	Kills            int    // of each command
 	Dir              string // an empty folder
 	Seed             uint64
 	// Note is told what happens. It may be nil.
@@ -46,8 +46,8 @@ type Options struct {
 // Row is what came of the trials with one command.
 type Row struct {
 	Command string `json:"command"`
-	Trials  int    `json:"trials"`
-	Killed  int    `json:"killed"`  // the others were done before
+	Killed  int    `json:"killed"`
+	Before  int    `json:"before"`  // processes that were done before they could be killed
 	Writing int    `json:"writing"` // of the killed, those that left a temporary file
 	// Resumed are the processes that went on with what a killed one had done.
 	Resumed   int      `json:"resumed"`
@@ -93,19 +93,23 @@ func Run(ctx context.Context, o Options) ([]Row, error) {
 		}
 		o.Note(fmt.Sprintf("%s takes %.2f s", name, s.row.Seconds))
 		random := rand.New(rand.NewPCG(o.Seed, uint64(i)))
-		for trial := range o.Trials {
+		for trial := 0; s.row.Killed < o.Kills; trial++ {
+			if trial > 10*o.Kills {
+				return nil, fmt.Errorf("killtest: %s: %d processes, and only %d could be killed", name, trial, s.row.Killed)
+			}
+			before := s.row.Killed
 			if err := s.trial(ctx, random, trial%2 == 1); err != nil {
 				return nil, fmt.Errorf("killtest: %s: %w", name, err)
 			}
-			if trial%10 == 9 {
-				o.Note(fmt.Sprintf("%s: %d trials, %d wrong", name, trial+1, len(s.row.Wrong)))
+			if s.row.Killed > before && s.row.Killed%10 == 0 {
+				o.Note(fmt.Sprintf("%s: %d killed, %d wrong", name, s.row.Killed, len(s.row.Wrong)))
 			}
 		}
 		// The last one is left alone.
 		if err := s.finish(ctx); err != nil {
 			return nil, fmt.Errorf("killtest: %s: %w", name, err)
 		}
-		s.row.Trials, s.row.Resumed = o.Trials, s.resumed()
+		s.row.Resumed = s.resumed()
 		rows = append(rows, s.row)
 	}
 	return rows, nil
@@ -138,6 +142,7 @@ func (s *subject) trial(ctx context.Context, random *rand.Rand, writing bool) er
 	var err error
 	select {
 	case err = <-ended:
+		s.row.Before++
 		if err != nil {
 			s.wrong(fmt.Errorf("a process that was not killed: %w: %s", err, text.String()))
 		}
@@ -145,6 +150,8 @@ func (s *subject) trial(ctx context.Context, random *rand.Rand, writing bool) er
 		cmd.Process.Kill()
 		if err := <-ended; err != nil {
 			s.row.Killed++
+		} else {
+			s.row.Before++
 		}
 	case <-ctx.Done():
 		cmd.Process.Kill()
@@ -224,15 +231,15 @@ func temporary(dir string) int {
 
 // Print writes rows as a table in Markdown.
 func Print(w io.Writer, rows []Row) {
-	fmt.Fprintf(w, "| command | trials | killed | while writing | went on | results, all exact | temporary files left | lost, corrupt or wrong |\n|---|---|---|---|---|---|---|---|\n")
+	fmt.Fprintf(w, "| command | killed | of them while writing | done before | went on with what was there | results, each exact | temporary files left | lost, corrupt or wrong |\n|---|---|---|---|---|---|---|---|\n")
 	sum := Row{}
 	line := func(name string, r Row) {
-		fmt.Fprintf(w, "| %s | %d | %d | %d | %d | %d | %d | %d |\n", name, r.Trials, r.Killed, r.Writing, r.Resumed, r.Finished, r.Temporary, len(r.Wrong))
+		fmt.Fprintf(w, "| %s | %d | %d | %d | %d | %d | %d | %d |\n", name, r.Killed, r.Writing, r.Before, r.Resumed, r.Finished, r.Temporary, len(r.Wrong))
 	}
 	for _, r := range rows {
 		line("`"+r.Command+"`", r)
-		sum.Trials += r.Trials
 		sum.Killed += r.Killed
+		sum.Before += r.Before
 		sum.Writing += r.Writing
 		sum.Resumed += r.Resumed
 		sum.Finished += r.Finished

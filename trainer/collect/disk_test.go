@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/drag-and-drop-lora/dnd/internal/faults"
+	"github.com/drag-and-drop-lora/dnd/trainer/backend"
 	"github.com/drag-and-drop-lora/dnd/trainer/collect"
 )
 
@@ -14,7 +15,7 @@ import (
 // others are added.
 func TestFullDisk(t *testing.T) {
 	faults.Disks(t, func(t *testing.T) {
-		m, c, list := tiny(t), config(), sets()
+		m, c, list := tiny(t, backend.CPU, 1), config(), sets()
 		whole := t.TempDir()
 		if err := collect.Run(t.Context(), c, m, list, whole, nil); err != nil {
 			t.Fatal(err)

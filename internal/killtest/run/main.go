@@ -21,17 +21,17 @@ func main() {
 	dndgen := pflag.String("dndgen", "build/bin/dndgen", "the command under test")
 	dndtrain := pflag.String("dndtrain", "build/bin/dndtrain", "the other command under test")
 	out := pflag.String("out", "build/kill-test", "folder for result.json")
-	trials := pflag.Int("trials", 50, "trials of each command")
+	kills := pflag.Int("kills", 50, "kills of each command")
 	seed := pflag.Uint64("seed", 1, "seed of the moments")
 	names := pflag.StringSlice("commands", []string{killtest.Pull, killtest.Generate, killtest.Collect, killtest.Fit}, "what is killed")
 	pflag.Parse()
-	if err := run(*dndgen, *dndtrain, *out, *names, *trials, *seed); err != nil {
+	if err := run(*dndgen, *dndtrain, *out, *names, *kills, *seed); err != nil {
 		fmt.Fprintln(os.Stderr, "kill-test:", err)
 		os.Exit(1)
 	}
 }
 
-func run(dndgen, dndtrain, out string, names []string, trials int, seed uint64) error {
+func run(dndgen, dndtrain, out string, names []string, kills int, seed uint64) error {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
 	if err := os.MkdirAll(out, 0o755); err != nil {
@@ -47,7 +47,7 @@ func run(dndgen, dndtrain, out string, names []string, trials int, seed uint64) 
 		return func(args ...string) *exec.Cmd { return exec.CommandContext(ctx, program, args...) }
 	}
 	rows, err := killtest.Run(ctx, killtest.Options{
-		Dndgen: command(dndgen), Dndtrain: command(dndtrain), Commands: names, Trials: trials, Dir: dir, Seed: seed,
+		Dndgen: command(dndgen), Dndtrain: command(dndtrain), Commands: names, Kills: kills, Dir: dir, Seed: seed,
 		Note: func(text string) { fmt.Fprintf(os.Stderr, "%7.2f s  %s\n", time.Since(begin).Seconds(), text) },
 	})
 	if err != nil {
