@@ -13,11 +13,12 @@ import { build } from "esbuild";
 
 const { values: args } = parseArgs({ options: { wasm: { type: "string", default: "../build/wasm/dnd.wasm" }, site: { type: "string" }, remote: { type: "string" } } });
 if (!existsSync(args.wasm)) throw new Error(`${args.wasm} is missing: run make wasm`);
-const common = { bundle: true, format: "esm", target: "es2022", minify: true, legalComments: "none", logLevel: "warning" };
+const common = { bundle: true, format: "esm", target: "es2022", minify: true, legalComments: "eof", logLevel: "warning" };
 
 rmSync("dist", { recursive: true, force: true });
 await build({ ...common, entryPoints: ["src/index.ts", "src/worker.ts"], outdir: "dist" });
 copyFileSync(args.wasm, "dist/dnd.wasm");
+copyFileSync("../LICENSE", "dist/LICENSE");
 if (args.site) await site(args.site);
 if (args.remote) await build({ ...common, entryPoints: ["test/remote.ts"], outfile: args.remote });
 

@@ -33,7 +33,8 @@ function problem(err: unknown): void {
   const kind = err instanceof GenerateError ? err.problem : undefined;
   if (kind === "cancelled" || (err as Error)?.name === "AbortError") return;
   const message = err instanceof Error ? err.message : String(err);
-  box.textContent = `${message[0]?.toUpperCase() ?? ""}${message.slice(1)}. ${kind ? advice[kind] : ""}`.trim();
+  const sentence = /^[a-z]+ /.test(message) ? message[0]!.toUpperCase() + message.slice(1) : message; // not a file's name
+  box.textContent = `${sentence}. ${kind ? advice[kind] : ""}`.trim();
   box.hidden = false;
 }
 
@@ -49,6 +50,8 @@ function element(tag: string, text: string, attributes: Record<string, string> =
 }
 
 // Generator.
+
+let opened = ""; // the choice that the generator was opened for
 
 const chosen = (): string => document.querySelector<HTMLInputElement>("input[name=place]:checked")!.value;
 
@@ -90,9 +93,13 @@ async function busy(prefix: string, job: (signal: AbortSignal) => Promise<string
   cancel.hidden = bar.hidden = false;
   bar.removeAttribute("value");
   note.textContent = "";
+  note.setAttribute("aria-live", "off"); // a screen reader hears how it ended, not every number on the way
   try {
-    note.textContent = await job(control.signal);
+    const end = await job(control.signal);
+    note.removeAttribute("aria-live");
+    note.textContent = end;
   } catch (err) {
+    note.removeAttribute("aria-live");
     note.textContent = control.signal.aborted ? "Cancelled." : "";
     problem(err);
   } finally {
@@ -108,41 +115,51 @@ const jobs = ["load", "generate", "answer"];
 /** Lets those jobs be started that can be. */
 function ready(): void {
   $<HTMLButtonElement>("load").disabled = false;
-  $<HTMLButtonElement>("generate").disabled = !generator;
+  $<HTMLButtonElement>("generate").disabled = false;
   $<HTMLButtonElement>("answer").disabled = !made;
 }
 
 $("load").addEventListener("click", () => {
   void busy("load", async (signal) => {
-    const [note, bar] = [$("load-note"), $<HTMLProgressElement>("load-bar")];
-    const from = place();
-    const opened = await Generator.open(from, {
-      worker: new URL(WORKER, document.baseURI),
-      wasm: new URL(WASM, document.baseURI),
-      signal,
-      onProgress: (p) => {
-        bar.value = p.total > 0 ? p.done / p.total : 1;
-        const left = p.secondsLeft !== undefined && p.secondsLeft > 1 ? `, ${Math.ceil(p.secondsLeft)} s left` : "";
-        note.textContent = `${mega(p.done)} of ${mega(p.total)}${left}`;
-      },
-    });
-    generator?.close();
-    generator = opened;
-    made = false;
-    const m = opened.manifest;
-    const facts: [string, string][] = [
-      ["Generator", m.name],
-      ["For the model", m.base?.model ?? "none"],
-      ["Makes", m.base ? `LoRA of rank ${m.base.rank}, alpha ${m.base.alpha}` : "weight tokens"],
-      ["Reads", `${m.condition.texts} prompts of up to ${m.condition.length} tokens`],
-      ["Fitted on", (m.provenance.data_sets ?? []).join(", ") || "not said"],
-      ["Licence", m.provenance.license ?? "not said"],
-    ];
-    $("about").replaceChildren(...facts.flatMap(([term, text]) => [element("dt", term), element("dd", text)]));
-    $("about").hidden = false;
+    await open(signal, $("load-note"), $<HTMLProgressElement>("load-bar"));
     return "Ready.";
   });
 });
+
+/** The choice of a generator, in words that are equal when it is the same. */
+const choice = (p: Place): string => (typeof p === "string" ? p : p.map((f) => `${f.webkitRelativePath} ${f.size} ${f.lastModified}`).join("\n"));
+
+/** Opens the chosen generator. */
+async function open(signal: AbortSignal, note: HTMLElement, bar: HTMLProgressElement): Promise<Generator> {
+  const from = place();
+  const next = await Generator.open(from, {
+    worker: new URL(WORKER, document.baseURI),
+    wasm: new URL(WASM, document.baseURI),
+    signal,
+    onProgress: (p) => {
+      bar.value = p.total > 0 ? p.done / p.total : 1;
+      const left = p.secondsLeft !== undefined && p.secondsLeft > 1 ? `, ${Math.ceil(p.secondsLeft)} s left` : "";
+      note.textContent = `${mega(p.done)} of ${mega(p.total)}${left}`;
+    },
+  });
+  generator?.close();
+  generator = next;
+  opened = choice(from);
+  made = false;
+  const m = next.manifest;
+  const facts: [string, string | undefined][] = [
+    ["Generator", m.name],
+    ["For the model", m.base?.model],
+    ["Makes", m.base ? `LoRA of rank ${m.base.rank}, alpha ${m.base.alpha}` : "weight tokens"],
+    ["Reads", `${m.condition.texts} prompts of up to ${m.condition.length} tokens`],
+    ["Fitted on", m.provenance.data_sets?.join(", ")],
+    ["Licence", m.provenance.license],
+  ];
+  $("about").replaceChildren(...facts.flatMap(([term, text]) => (text ? [element("dt", term), element("dd", text)] : [])));
+  $("about").hidden = false;
+  $("load-note").textContent = "Ready.";
+  return next;
+}
 
 // Prompts.
 
@@ -195,11 +212,13 @@ async function input(): Promise<{ name: string; data: Uint8Array }> {
 
 $("generate").addEventListener("click", () => {
   void busy("generate", async (signal) => {
-    if (!generator) throw new Error("no generator is loaded");
+    const given = await input();
     const format = $<HTMLSelectElement>("format").value as "peft" | "gguf";
     const [note, bar] = [$("generate-note"), $<HTMLProgressElement>("generate-bar")];
+    const loaded = generator && opened === choice(place()) ? generator : await open(signal, note, bar);
+    bar.removeAttribute("value");
     const started = performance.now();
-    const adapter = await generator.generate({ ...(await input()), format }, {
+    const adapter = await loaded.generate({ ...given, format }, {
       signal,
       onProgress: (p) => {
         bar.value = p.total > 0 ? p.done / p.total : 1;
@@ -208,7 +227,7 @@ $("generate").addEventListener("click", () => {
     });
     const seconds = (performance.now() - started) / 1000;
     made = true;
-    show(adapter, format, generator.manifest.base!.model);
+    show(adapter, format, loaded.manifest.base!.model);
     await offerBase();
     return `Done in ${seconds.toFixed(1)} s.`;
   });
@@ -275,7 +294,10 @@ function heat(a: Adapter): void {
   const layers = a.report.layers;
   const modules = layers[0]?.modules.map((m) => m.name) ?? [];
   const most = Math.max(...layers.flatMap((l) => l.modules.map((m) => m.norm)), Number.MIN_VALUE);
-  $("heat-note").textContent = `Norm of what the adapter adds to each matrix, by layer and module; full colour is ${most.toPrecision(3)}.`;
+  const whole = Math.hypot(...layers.map((l) => l.norm));
+  const strongest = layers.reduce((a, b) => (b.norm > a.norm ? b : a), layers[0]!);
+  $("heat-note").textContent = `Norm of what the adapter adds to each matrix: ${whole.toPrecision(3)} in all, most in layer ${strongest.layer} (${strongest.norm.toPrecision(3)}).`;
+  $("heat-most").textContent = most.toPrecision(3);
   const head = document.createElement("tr");
   head.append(element("th", "layer", { scope: "col" }), ...layers.map((l) => element("th", String(l.layer), { scope: "col" })));
   const rows = modules.map((name, i) => {
@@ -375,6 +397,7 @@ $("forget").addEventListener("click", () => {
     generator?.close();
     generator = undefined;
     made = false;
+    $("about").hidden = true;
     ready();
     const root = await navigator.storage.getDirectory();
     await root.removeEntry("dnd", { recursive: true }).catch(() => undefined);

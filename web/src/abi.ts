@@ -30,7 +30,7 @@
 // carries all that it needs. A host takes exactly the version that it was built for, and throws
 // a guest that trapped away.
 
-import { imports } from "./wasi";
+import { imports } from "./wasi.js";
 
 /** The ABI version of this host. */
 export const abiVersion = 3;
@@ -42,7 +42,7 @@ export interface CompileOptions {
   stage: "generate" | "encode" | "decode";
   batch: number;
   dtype: string;
-  limits?: import("./program").Limits;
+  limits?: import("./program.js").Limits;
 }
 export interface FeedOptions {
   name: string;
@@ -75,7 +75,7 @@ export interface AnswerOptions {
   system: string;
   length: number;
   base_bytes: number;
-  limits?: import("./program").Limits;
+  limits?: import("./program.js").Limits;
 }
 export interface AnswerInfo {
   prompt: number[];

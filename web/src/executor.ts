@@ -5,7 +5,7 @@
 // weights stream into them in pieces. Dispatches go out in submits of about submitTime, so
 // that a display's watchdog, Cancel and progress all see short work.
 
-import { type Buffer, type Dispatch, type Limits, type Program, units } from "./program";
+import { type Buffer, type Dispatch, type Limits, type Program, units } from "./program.js";
 
 export interface WeightSource {
   read(name: string, dtype: string, offset: number, n: number): Promise<Uint8Array>;

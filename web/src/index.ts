@@ -14,14 +14,14 @@
  * too, unless it is told other places.
  */
 
-import type { Adapter, AnswerRequest, GenerateOptions } from "./session";
-import type { Answers } from "./llama";
-import type { RunProgress } from "./executor";
-import type { DownloadProgress, Manifest, Place } from "./store";
-import type { Reply, Request } from "./worker";
+import type { Adapter, AnswerRequest, GenerateOptions } from "./session.js";
+import type { Answers } from "./llama.js";
+import type { RunProgress } from "./executor.js";
+import type { DownloadProgress, Manifest, Place } from "./store.js";
+import type { Reply, Request } from "./worker.js";
 
 export type { Adapter, AnswerRequest, Answers, DownloadProgress, GenerateOptions, Manifest, Place, RunProgress };
-export type { FeedInfo, Report } from "./abi";
+export type { FeedInfo, Report } from "./abi.js";
 
 /** What went wrong; problem says whether it was the GPU, or that the user cancelled. */
 export class GenerateError extends Error {

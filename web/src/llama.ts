@@ -1,10 +1,10 @@
 // The base model in the page: its weights from ranges of two GGUF files, and its answers,
 // token after token, without and with an adapter. The guest plans the Program (answer).
 
-import { type AnswerInfo } from "./abi";
-import type { Held, RunResult, WeightSource } from "./executor";
-import type { Ranged } from "./weights";
-import { decodeFloats, encodeFloats, floatToHalf, halfToFloat } from "./floats";
+import { type AnswerInfo } from "./abi.js";
+import type { Held, RunResult, WeightSource } from "./executor.js";
+import type { Ranged } from "./weights.js";
+import { decodeFloats, encodeFloats, floatToHalf, halfToFloat } from "./floats.js";
 
 const rows = 2;
 

@@ -1,12 +1,12 @@
 // A generator that is ready: its files, the guest and a device. From here data goes the
 // way of the design: prompts -> text tokens -> condition -> weight tokens -> adapter.
 
-import { type AnswerInfo, type AnswerOptions, type FeedInfo, type FinishOptions, Guest, json, need, type Report, text } from "./abi";
-import { Device, type Held, type RunProgress } from "./executor";
-import { answer, type Answers, pieces, stepWeights } from "./llama";
-import { parse, type Program } from "./program";
-import { type DownloadProgress, openFile, type Package } from "./store";
-import { type Ranged, Weights } from "./weights";
+import { type AnswerInfo, type AnswerOptions, type FeedInfo, type FinishOptions, Guest, json, need, type Report, text } from "./abi.js";
+import { Device, GPUProblem, type Held, type RunProgress } from "./executor.js";
+import { answer, type Answers, pieces, stepWeights } from "./llama.js";
+import { parse, type Program } from "./program.js";
+import { type DownloadProgress, openFile, type Package } from "./store.js";
+import { type Ranged, Weights } from "./weights.js";
 
 export interface GenerateOptions {
   /** The prompts' file: its ending (.txt, .jsonl, .json, .csv) says how it is read. */
@@ -71,8 +71,7 @@ export class Session {
     signal.throwIfAborted();
     const device = await this.open();
     const dtype = this.weights.common();
-    this.program ??= parse(text(need(await this.guest.call("compile", new Map([["manifest", manifest],
-      ["options", json({ stage: "generate", batch: 1, dtype, limits: device.limits })]])), "program")));
+    this.program ??= await this.plan(dtype, device);
     const planned = performance.now();
     const ran = await device.run(this.program, this.weights, new Map([["ids", need(fed, "ids")], ["mask", need(fed, "mask")]]), signal, report);
     const tokens = ran.outputs.get("tokens");
@@ -95,6 +94,14 @@ export class Session {
       stages: [{ stage: "read and plan", seconds: (planned - started) / 1000 }, ...ran.stages, { stage: "write", seconds: (performance.now() - finishing) / 1000 }],
       peakBytes: ran.peakBytes,
     };
+  }
+
+  private async plan(dtype: string, device: Device): Promise<Program> {
+    const options = json({ stage: "generate", batch: 1, dtype, limits: device.limits });
+    const planned = await this.guest.call("compile", new Map([["manifest", this.pack.raw], ["options", options]])).catch((err: Error) => {
+      throw new GPUProblem("limits", err.message); // the manifest has been read before: what is left is the device
+    });
+    return parse(text(need(planned, "program")));
   }
 
   /** The base model's answers to a prompt, without and with the adapter that was made last. */

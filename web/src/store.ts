@@ -5,8 +5,8 @@
 import { sha256 } from "@noble/hashes/sha2.js";
 import { bytesToHex } from "@noble/hashes/utils.js";
 
-import { type Cache, openCache } from "./cache";
-import type { Files, Ranged } from "./weights";
+import { type Cache, openCache } from "./cache.js";
+import type { Files, Ranged } from "./weights.js";
 
 /** The part of generator.json that a page reads itself; the guest checks all of it. */
 export interface Manifest {
@@ -191,7 +191,10 @@ async function download(cache: Cache, url: URL, f: Manifest["files"][number], si
   let at = await cache.size(f.sha256);
   if (f.bytes === 0) return cache.append(f.sha256, new Uint8Array(0));
   if (at === f.bytes) return;
-  const response = await fetch(url, { signal, cache: "no-store", headers: at > 0 ? { Range: `bytes=${at}-` } : {} });
+  const response = await fetch(url, { signal, cache: "no-store", headers: at > 0 ? { Range: `bytes=${at}-` } : {} }).catch((err) => {
+    signal.throwIfAborted();
+    throw unreachable(url, err);
+  });
   if (at > 0 && response.status === 200) {
     await cache.remove(f.sha256); // a server that knows no ranges
     at = 0;

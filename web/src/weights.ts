@@ -1,7 +1,7 @@
 // A generator's tensors by name, from ranges of its safetensors files: what a Program's
 // buffers are filled with. Headers are checked before anything is read by them.
 
-import { decodeFloats, encodeFloats, nonFinite, unit } from "./floats";
+import { decodeFloats, encodeFloats, nonFinite, unit } from "./floats.js";
 
 /** A file of which ranges can be read. */
 export interface Ranged {

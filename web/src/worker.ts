@@ -1,10 +1,10 @@
 // The worker: everything that takes time happens here, away from the page. index.ts talks
 // to it by the messages below.
 
-import { GPUProblem, type RunProgress } from "./executor";
-import { type Adapter, type AnswerRequest, type GenerateOptions, Session } from "./session";
-import type { Answers } from "./llama";
-import { type DownloadProgress, type Manifest, open, type Place } from "./store";
+import { GPUProblem, type RunProgress } from "./executor.js";
+import { type Adapter, type AnswerRequest, type GenerateOptions, Session } from "./session.js";
+import type { Answers } from "./llama.js";
+import { type DownloadProgress, type Manifest, open, type Place } from "./store.js";
 
 export type Request =
   | { id: number; do: "open"; wasm: string; place: Place }

@@ -1,112 +1,18 @@
-// The page in a real browser: Chromium, headless, with WebGPU on SwiftShader, a software
-// device. What it generates is compared with what dndgen generates natively.
+// The page in a real browser, see visitor.mjs. What it generates is compared with what dndgen
+// generates natively.
 //
-//	npm test        wants build/web (make web), build/bin/dndgen and Chromium
+//	npm test        wants build/web and build/web-test (make web), build/bin/dndgen and Chromium
 
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { after, before, test as once } from "node:test";
 import { unzipSync } from "fflate";
-import { chromium } from "playwright-core";
 import { Server } from "./server.mjs";
+import { build, few, generate, generator, killGPU, load, madeup, minute, note, problem, running, scratch, screenshots, server, start, test, visit } from "./visitor.mjs";
 
-const build = new URL("../../build/", import.meta.url).pathname;
-const generator = new URL("../../models/default/", import.meta.url).pathname;
-const madeup = join(build, "web-test", "madeup");
-const few = "what is the capital of france?\nname a colour";
-const screenshots = join(build, "screenshots");
-const executablePath = process.env.CHROMIUM ?? "/usr/bin/chromium";
-const args = ["--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader", "--enable-features=Vulkan"];
-const minute = 60_000;
+start(generator);
 
-let running, browser, server, scratch;
-
-/** A test that may fail once: a browser on an overloaded machine now and then stalls. What failed is printed. */
-function test(name, options, body) {
-  once(name, { ...options, timeout: 2 * options.timeout }, async (t) => {
-    try {
-      await body(t);
-    } catch (err) {
-      t.diagnostic(`first attempt: ${err.message}`);
-      server.spoil = undefined;
-      await body(t);
-    }
-  });
-}
-
-before(async () => {
-  assert.ok(existsSync(join(build, "web", "index.html")), "build/web is missing: run make web");
-  scratch = mkdtempSync(join(tmpdir(), "dnd-web-"));
-  mkdirSync(screenshots, { recursive: true });
-  server = await new Server(join(build, "web"), generator).start();
-  running = await chromium.launchServer({ executablePath, args, headless: true, ...(process.getuid() === 0 ? { chromiumSandbox: false } : {}) });
-  browser = await chromium.connect(running.wsEndpoint());
-});
-
-after(async () => {
-  await browser?.close();
-  await running?.close();
-  await server?.stop();
-  rmSync(scratch, { recursive: true, force: true });
-});
-
-/** A fresh visitor: own cache, own storage. Errors in the page's console fail the test. */
-async function visit(t, options = {}, url = server.url) {
-  const context = await browser.newContext({ viewport: { width: 900, height: 1000 }, acceptDownloads: true, ...options });
-  const page = await context.newPage();
-  const errors = [];
-  page.on("pageerror", (e) => errors.push(String(e)));
-  page.on("console", (m) => m.type() === "error" && !/Failed to load resource/.test(m.text()) && errors.push(m.text()));
-  t.after(async () => {
-    server.spoil = undefined;
-    await context.close();
-    assert.deepEqual(errors, [], "errors in the page");
-  });
-  await page.goto(url);
-  return page;
-}
-
-/** Waits for a note, or fails with the problem that the page shows instead. */
-async function note(page, id, text, timeout) {
-  const failed = page.locator("#problem:not([hidden])");
-  await page.locator(`#${id}`).filter({ hasText: text }).or(failed).first().waitFor({ timeout });
-  assert.equal(await failed.count(), 0, await failed.textContent({ timeout: 100 }).catch(() => ""));
-}
-
-async function load(page) {
-  await page.getByRole("button", { name: "Load", exact: true }).click();
-  await note(page, "load-note", "Ready.", minute);
-}
-
-async function generate(page) {
-  await page.locator("#generate").click();
-  await note(page, "generate-note", "Done", 5 * minute);
-}
-
-/** Kills the GPU process among the descendants of a process. */
-function killGPU(root) {
-  const processes = readdirSync("/proc").filter((name) => /^\d+$/.test(name)).flatMap((pid) => {
-    try {
-      const parent = readFileSync(`/proc/${pid}/stat`, "utf8").replace(/^.*\) /s, "").split(" ")[1];
-      return [[pid, parent, readFileSync(`/proc/${pid}/cmdline`, "utf8")]];
-    } catch {
-      return []; // it has ended
-    }
-  });
-  const family = new Set([root]);
-  for (let size = 0; size !== family.size; ) {
-    size = family.size;
-    for (const [pid, parent] of processes) if (family.has(Number(parent))) family.add(Number(pid));
-  }
-  const gpu = processes.filter(([pid, , command]) => family.has(Number(pid)) && command.includes("--type=gpu-process"));
-  assert.equal(gpu.length, 1, "Chromium's GPU process was not found");
-  process.kill(Number(gpu[0][0]), "SIGKILL");
-}
-
-const problem = (page) => page.locator("#problem:not([hidden])").textContent({ timeout: minute });
 const prompts = JSON.parse(readFileSync(new URL("../../models/data/test/topic-tag.json", import.meta.url))).slice(0, 16).map((r) => r.prompt.replaceAll("\n", " "));
 
 /** The tensors of a safetensors file. */
@@ -319,7 +225,7 @@ test("a download is cancelled", { timeout: 2 * minute }, async (t) => {
   await page.waitForTimeout(500);
   await page.locator("#load-cancel").click();
   await page.locator("#load-note").filter({ hasText: "Cancelled." }).waitFor({ timeout: 5000 });
-  assert.equal(await page.locator("#generate").isDisabled(), true);
+  assert.equal(await page.locator("#about").isHidden(), true);
 });
 
 test("a second visit needs no network; a damaged cache is noticed", { timeout: 5 * minute }, async (t) => {
@@ -363,7 +269,7 @@ for (const [name, spoil, expected] of [
     server.spoil = (...a) => Boolean(spoil(...a));
     await page.locator("#load").click();
     assert.match(await problem(page), expected);
-    assert.equal(await page.locator("#generate").isDisabled(), true);
+    assert.equal(await page.locator("#about").isHidden(), true);
   });
 }
 
