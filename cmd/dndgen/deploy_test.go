@@ -127,6 +127,44 @@ func TestKubernetes(t *testing.T) {
 	}
 }
 
+// Every selector selects the deployment's pods, and no others of its namespace: also where the
+// files are applied one by one, without kustomize.
+func TestKubernetesSelectors(t *testing.T) {
+	const label = "app.kubernetes.io/name"
+	for file, paths := range map[string][]string{
+		"deployment.yaml": {"metadata.labels", "spec.selector.matchLabels", "spec.template.metadata.labels", "spec.template.spec.topologySpreadConstraints.0.labelSelector.matchLabels"},
+		"service.yaml":    {"metadata.labels", "spec.selector"},
+		"disruption.yaml": {"metadata.labels", "spec.selector.matchLabels"},
+		"network.yaml":    {"metadata.labels", "spec.podSelector.matchLabels"},
+		"autoscaler.yaml": {"metadata.labels"},
+	} {
+		raw, err := os.ReadFile(filepath.Join("..", "..", "deploy", "kubernetes", file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var whole any
+		if err := yaml.Unmarshal(raw, &whole); err != nil {
+			t.Fatal(err)
+		}
+		for _, path := range paths {
+			at := whole
+			for key := range strings.SplitSeq(path, ".") {
+				switch v := at.(type) {
+				case map[string]any:
+					at = v[key]
+				case []any:
+					at = v[0]
+				default:
+					at = nil
+				}
+			}
+			if labels, ok := at.(map[string]any); !ok || labels[label] != "dndgen" {
+				t.Errorf("%s: %s is %v, expected %s: dndgen", file, path, at, label)
+			}
+		}
+	}
+}
+
 // The image starts the program with flags that it has, copies what there is, and uses the
 // version of Go that the module asks for.
 func TestContainerfile(t *testing.T) {
