@@ -20,7 +20,7 @@ import (
 // weight tokens.
 type Base struct {
 	Model        string   `json:"model"`        // Hugging Face id
-	Architecture string   `json:"architecture"` // "llama" or "qwen2", as GGUF's general.architecture
+	Architecture string   `json:"architecture"` // GGUF's general.architecture: "llama", "qwen2"
 	Heads        int      `json:"heads"`        // attention heads; 0 if unknown
 	KVHeads      int      `json:"kv_heads"`     // key/value heads; 0 if unknown
 	Rank         int      `json:"rank"`

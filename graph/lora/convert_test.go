@@ -122,6 +122,7 @@ func TestDecodeGGUF(t *testing.T) {
 		{"norm", nil, []gguf.Tensor{ggufTensor("blk.0.attn_norm.weight", 8, 2)}, spec2, "attn_norm"},
 		{"odd number", nil, []gguf.Tensor{ggufTensor("blk.01.attn_q.weight.lora_a", 8, 2)}, spec2, "blk.01"},
 		{"ranks", nil, []gguf.Tensor{q[0], ggufTensor("blk.1.attn_q.weight.lora_b", 3, 8)}, spec2, "expected [in,rank] and [rank,out]"},
+		{"unknown architecture", map[string]any{"general.architecture": "plamo"}, q, nil, "expected one of gemma, gemma2"},
 		{"architecture", map[string]any{"general.architecture": "qwen2"}, q, spec2, "architecture qwen2, the base base is llama"},
 		{"layer", nil, []gguf.Tensor{ggufTensor("blk.2.attn_q.weight.lora_a", 8, 2), ggufTensor("blk.2.attn_q.weight.lora_b", 2, 8)}, spec2, "has 2 layers"},
 		{"size", nil, []gguf.Tensor{q[0], ggufTensor("blk.1.attn_q.weight.lora_b", 2, 12)}, spec2, "(out 12, in 8), in the base base it is (out 8, in 8)"},

@@ -12,7 +12,7 @@ import (
 // modules of a block is taken, as F32, F16, BF16 or Q8_0. Modules of different ranks get
 // the largest of all, as in ReadPEFT.
 //
-// llama.cpp keeps the rows of q and k of architecture "llama" in an order of its own, which
+// llama.cpp keeps the rows of q and k of some architectures (llama) in an order of its own, which
 // is undone; how many heads there are is in files that this package wrote, else spec must
 // say it. spec may be nil.
 func ReadGGUF(path string, spec *Spec) (*Adapter, error) {
@@ -47,6 +47,9 @@ func DecodeGGUF(f *gguf.File, spec *Spec) (*Adapter, error) {
 	a := &Adapter{}
 	b := &a.Base
 	b.Architecture = text("general.architecture")
+	if err := knownArchitecture(b.Architecture); err != nil {
+		return nil, err
+	}
 	b.Model = ggufModel(f)
 	b.Heads, b.KVHeads = ggufNumber(f, b.Architecture+keyHeads), ggufNumber(f, b.Architecture+keyKVHeads)
 	ranks, err := b.collectGGUF(f)

@@ -3,8 +3,6 @@ package lora
 import (
 	"fmt"
 	"io"
-	"slices"
-	"strings"
 
 	"github.com/drag-and-drop-lora/dnd/graph/gguf"
 	"github.com/drag-and-drop-lora/dnd/graph/safetensors"
@@ -30,10 +28,10 @@ func ggufFiles(a *Adapter, o Options) ([]File, error) {
 		return nil, fmt.Errorf("lora: GGUF adapters are written as F32 or F16, not %s", o.DType)
 	}
 	if a.Base.Architecture == "" {
-		return nil, fmt.Errorf("lora: a GGUF adapter needs the base model's architecture, which is not known: name the base, or set \"architecture\" (%s) in the generator's manifest", strings.Join(architectures, ", "))
+		return nil, fmt.Errorf("lora: a GGUF adapter needs the base model's architecture, which is not known: name the base, or set \"architecture\" (%s) in the generator's manifest", architectureNames())
 	}
-	if !slices.Contains(architectures, a.Base.Architecture) {
-		return nil, fmt.Errorf("lora: architecture %q has no GGUF names here, expected one of %s", a.Base.Architecture, strings.Join(architectures, ", "))
+	if err := knownArchitecture(a.Base.Architecture); err != nil {
+		return nil, err
 	}
 	var tensors []gguf.Tensor
 	add := func(name string, ne0, ne1 int, values []float32) {
@@ -81,19 +79,11 @@ func ggufFiles(a *Adapter, o Options) ([]File, error) {
 	return []File{{Name: GGUFName, Write: func(w io.Writer) error { return gguf.Write(w, values, tensors) }}}, nil
 }
 
-// architectures are llama.cpp's names of those whose blocks have the seven modules.
-var architectures = []string{"llama", "qwen2", "qwen2vl", "qwen3"}
-
 // The number of heads, and of key/value heads, behind the architecture's name.
 const (
 	keyHeads   = ".attention.head_count"
 	keyKVHeads = ".attention.head_count_kv"
 )
-
-// permuted says that llama.cpp keeps the rows of q and k in an order of its own. Its
-// converter does so for "llama": it interleaves the two halves of every head, which the
-// rotary embedding takes in pairs.
-func (b Base) permuted() bool { return b.Architecture == "llama" }
 
 // rotary is B (out, rank) with its rows in llama.cpp's order: row (head, half, k) becomes
 // (head, k, half). With back, the other way.

@@ -95,7 +95,7 @@ func (b Base) targetModules() []string {
 		layers[m.layer]++
 		last = max(last, m.layer)
 	}
-	if b.Architecture != "" && b.Architecture != "llama" && b.Architecture != "qwen2" || len(layers) != last+1 {
+	if _, known := architectures[b.Architecture]; b.Architecture != "" && !known || architectures[b.Architecture].sees || len(layers) != last+1 {
 		return full
 	}
 	for _, n := range layers {

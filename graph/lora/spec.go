@@ -26,12 +26,6 @@ type Spec struct {
 	MLP          int
 }
 
-// fromType gives llama.cpp's architecture of a model_type.
-var fromType = map[string]string{
-	"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3",
-	"qwen2_vl": "qwen2vl", "qwen2_vl_text": "qwen2vl", "qwen2_5_vl": "qwen2vl", "qwen2_5_vl_text": "qwen2vl",
-}
-
 // ReadSpec describes the base model at path: a Hugging Face folder, its config.json, or a
 // GGUF file.
 func ReadSpec(path string) (*Spec, error) {
@@ -88,7 +82,7 @@ func ParseSpec(config []byte) (*Spec, error) {
 	if f.Text != nil && f.Layers == 0 {
 		f = *f.Text
 	}
-	s.Architecture = fromType[s.Type]
+	s.Architecture = architectureOf(s.Type)
 	s.Layers, s.Hidden, s.Heads, s.KVHeads, s.MLP = f.Layers, f.Hidden, f.Heads, f.Heads, f.MLP
 	if f.KVHeads != nil {
 		s.KVHeads = *f.KVHeads

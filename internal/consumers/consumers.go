@@ -48,7 +48,7 @@ func Missing() error {
 	return nil
 }
 
-// Model writes a small random model of an architecture (llama, qwen2) as dir/hf, sharded,
+// Model writes a small random model of an architecture (llama, qwen2, gemma2, granite) as dir/hf, sharded,
 // and dir/base.gguf.
 func Model(ctx context.Context, arch, dir string) error {
 	_, err := call[struct{}](ctx, map[string]string{"do": "make", "arch": arch, "dir": dir})

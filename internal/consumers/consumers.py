@@ -4,7 +4,7 @@
     consumers.py serve  < JOB       llama-server with a job's model and adapter, not applied;
                                     prints its address, ends when standard input does
 
-A job: {"do": "make", "arch": "llama"|"qwen2", "dir": ...} writes a small random model as
+A job: {"do": "make", "arch": "llama"|"qwen2"|"gemma2"|"granite", "dir": ...} writes a small random model as
 DIR/hf and DIR/base.gguf. {"do": "peft"|"transformers"|"mlx"|"llama.cpp", "model": ...,
 "adapter": ... or null, "prompts": [[id, ...], ...]} gives the log-probabilities of every
 token behind each prompt. {"do": "adapter", "model": ..., "adapter": ...,
@@ -24,6 +24,13 @@ warnings.filterwarnings("ignore")
 
 LAYERS, HIDDEN, HEADS, KV_HEADS, MLP, CONTEXT, THETA, EPS = 3, 64, 4, 2, 96, 64, 10000.0, 1e-5
 
+# What a family of models has beside what all have.
+ONLY = {
+    "gemma2": {"head_dim": 20, "query_pre_attn_scalar": 20, "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0, "sliding_window": 4096,
+               "hidden_activation": "gelu_pytorch_tanh", "attn_implementation": "eager"},
+    "granite": {"attention_multiplier": 0.2, "embedding_multiplier": 3.0, "residual_multiplier": 0.5, "logits_scaling": 2.0},
+}
+
 
 def vocabulary():
     """The bytes of ASCII as GPT-2 writes them, as many words, and special tokens. Every token
@@ -38,20 +45,20 @@ def vocabulary():
 def make(job):
     import gguf
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     arch, folder = job["arch"], os.path.join(job["dir"], "hf")
+    tied, permuted, special = arch in ("qwen2", "gemma2"), arch in ("llama", "granite"), ONLY.get(arch, {})
     tokens = vocabulary()
-    config, kind = {"llama": (LlamaConfig, LlamaForCausalLM), "qwen2": (Qwen2Config, Qwen2ForCausalLM)}[arch]
     torch.manual_seed(5)
-    model = kind(config(
-        vocab_size=len(tokens), hidden_size=HIDDEN, num_hidden_layers=LAYERS, num_attention_heads=HEADS, num_key_value_heads=KV_HEADS,
-        intermediate_size=MLP, max_position_embeddings=CONTEXT, rope_theta=THETA, rms_norm_eps=EPS, tie_word_embeddings=arch == "qwen2",
-        bos_token_id=257, eos_token_id=258))
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(
+        arch, vocab_size=len(tokens), hidden_size=HIDDEN, num_hidden_layers=LAYERS, num_attention_heads=HEADS, num_key_value_heads=KV_HEADS,
+        intermediate_size=MLP, max_position_embeddings=CONTEXT, rope_theta=THETA, rms_norm_eps=EPS, tie_word_embeddings=tied,
+        bos_token_id=257, eos_token_id=258, **special), torch_dtype=torch.float32)
     with torch.no_grad():
         for name, p in model.named_parameters():
             if name.endswith("norm.weight"):
-                p.uniform_(0.5, 1.5)
+                p.uniform_(-0.5, 0.5) if arch == "gemma2" else p.uniform_(0.5, 1.5)
             elif p.dim() == 1:
                 p.normal_(0, 0.3)
             else:
@@ -62,6 +69,7 @@ def make(job):
         json.dump({"model": {"type": "BPE", "vocab": {t: i for i, t in enumerate(tokens)}, "merges": merges}, "pre_tokenizer": {"type": "ByteLevel"}}, f)
 
     w = gguf.GGUFWriter(os.path.join(job["dir"], "base.gguf"), arch)
+    ones = arch == "gemma2"  # its norms' weights are what is added to 1
     w.add_block_count(LAYERS)
     w.add_context_length(CONTEXT)
     w.add_embedding_length(HIDDEN)
@@ -72,21 +80,32 @@ def make(job):
     w.add_rope_freq_base(THETA)
     w.add_vocab_size(len(tokens))
     w.add_file_type(0)
-    if arch == "llama":
+    if permuted:
         w.add_rope_dimension_count(HIDDEN // HEADS)
+    if arch == "gemma2":
+        w.add_key_length(special["head_dim"])
+        w.add_value_length(special["head_dim"])
+        w.add_attn_logit_softcapping(special["attn_logit_softcapping"])
+        w.add_final_logit_softcapping(special["final_logit_softcapping"])
+        w.add_sliding_window(special["sliding_window"])
+    if arch == "granite":
+        for key, setting in (("attention.scale", "attention_multiplier"), ("embedding_scale", "embedding_multiplier"), ("residual_scale", "residual_multiplier"), ("logit_scale", "logits_scaling")):
+            w.add_float32(f"granite.{key}", special[setting])
     w.add_tokenizer_model("gpt2")
-    w.add_tokenizer_pre({"llama": "smollm", "qwen2": "qwen2"}[arch])
+    w.add_tokenizer_pre("qwen2" if arch == "qwen2" else "smollm")
     w.add_token_list(tokens)
     w.add_token_types([1] * (len(tokens) - 4) + [3] * 4)
     w.add_token_merges(merges)
     w.add_bos_token_id(257)
     w.add_eos_token_id(258)
-    names = gguf.get_tensor_name_map({"llama": gguf.MODEL_ARCH.LLAMA, "qwen2": gguf.MODEL_ARCH.QWEN2}[arch], LAYERS)
+    names = gguf.get_tensor_name_map({"qwen2": gguf.MODEL_ARCH.QWEN2, "gemma2": gguf.MODEL_ARCH.GEMMA2}.get(arch, gguf.MODEL_ARCH.LLAMA), LAYERS)
     for name, p in model.state_dict().items():
-        if name == "lm_head.weight" and arch == "qwen2":
+        if name == "lm_head.weight" and tied:
             continue
         v = p.float().numpy()
-        if arch == "llama":
+        if ones and name.endswith("norm.weight"):
+            v = v + 1
+        if permuted:
             for part, heads in (("q_proj", HEADS), ("k_proj", KV_HEADS)):
                 if part in name:  # the order of rows that llama.cpp's rotary embedding expects
                     v = v.reshape(heads, 2, v.shape[0] // heads // 2, *v.shape[1:]).swapaxes(1, 2).reshape(v.shape)
@@ -132,7 +151,7 @@ def transformers(job):
 
         model = PeftModel.from_pretrained(model, job["adapter"])
     with torch.no_grad():
-        return [log_softmax(model(torch.tensor([ids])).logits[0, -1].numpy()) for ids in job["prompts"]]
+        return [log_softmax(model(torch.tensor([ids]), use_cache=False).logits[0, -1].numpy()) for ids in job["prompts"]]
 
 
 def mlx(job):
