@@ -63,6 +63,8 @@ type Options struct {
 	// 64 MiB each for what is on its way to and from the device. 0 is no bound but the
 	// device's.
 	MemoryBudget int64
+	// Tuning is how Programs for the device are planned, nil where only a cost model decides.
+	Tuning *graph.Tuning
 	// Profile measures the parts of each run, Result.Parts, by waiting after each.
 	Profile bool
 }
@@ -177,8 +179,21 @@ func Open(o Options) (*Device, error) {
 // Info describes the device.
 func (d *Device) Info() Info { return d.info }
 
-// Limits are the most that a Program for this device may require.
-func (d *Device) Limits() graph.Limits { return d.info.Limits }
+// Limits are the most that a Program for this device may require, and how it is planned
+// best.
+func (d *Device) Limits() graph.Limits {
+	limits := d.info.Limits
+	limits.Tuning = d.options.Tuning
+	if d.options.MemoryBudget > 0 {
+		var t graph.Tuning
+		if limits.Tuning != nil {
+			t = *limits.Tuning
+		}
+		t.Memory = d.options.MemoryBudget
+		limits.Tuning = &t
+	}
+	return limits
+}
 
 // Close releases the device. Close of a closed device does nothing.
 func (d *Device) Close() error {

@@ -78,6 +78,9 @@ func NewBuilder(limits Limits) *Builder {
 	if limits.MaxStorageBufferBindingSize < 1<<12 || limits.MaxBufferSize < 1<<12 || limits.MaxComputeWorkgroupsPerDimension < 256 {
 		b.Fail(fmt.Errorf("graph: limits %+v are too small to plan with", limits))
 	}
+	if err := limits.Tuning.validate(); err != nil {
+		b.Fail(err)
+	}
 	return b
 }
 

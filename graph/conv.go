@@ -180,6 +180,10 @@ func (b *Builder) Conv(x *Tensor, c Conv) *Tensor {
 		return y
 	}
 	g := newGeometry(c, x, y)
+	if f := b.fourierPlan(&g); f != nil {
+		b.fourier(&g, f)
+		return y
+	}
 	inPlace := c.K == 1 && c.Axis == AxisN && g.q%tilePos == 0 && len(x.parts) == 1
 	jobs := g.jobs(b.scratchLimit())
 	if inPlace {

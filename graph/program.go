@@ -37,6 +37,8 @@ type Limits struct {
 	// "shader-f16", and "subgroups" with WGSL's subgroup_id.
 	ShaderF16 bool `json:"shader_f16,omitempty"`
 	Subgroups bool `json:"subgroups,omitempty"`
+	// Tuning is how a device computes best; no Program requires one.
+	Tuning *Tuning `json:"tuning,omitempty"`
 }
 
 // DefaultLimits are WebGPU's guaranteed ones (W3C WebGPU, section 3.6.2): what a

@@ -81,6 +81,9 @@ var flag = func(name string) constRange { return constRange{name: name, max: 1} 
 // Subgroups wants "subgroups" and WGSL's subgroup_id. Without it they compute the same.
 var feature = func(name string) constRange { return constRange{name: name, max: 1, feature: true} }
 
+// points are numbers of points of a transform, or of a part of them.
+var points = func(name string) constRange { return constRange{name: name, min: 1, max: MaxPoints} }
+
 // MaxPositions bounds the positions that causal attends to: their scores are in shared
 // memory.
 const MaxPositions = 2048
@@ -130,6 +133,42 @@ var table = []entry{
 		consts:    []constRange{store, feature("Half")},
 		bindings:  []string{Read, ReadWrite},
 		params:    "count width taps outputs base",
+		workgroup: 64,
+	},
+	{
+		name:      "fourierrows",
+		consts:    []constRange{points("T"), points("N"), store},
+		bindings:  []string{Read, ReadWrite},
+		params:    "count width base group skip line step across",
+		workgroup: 64,
+	},
+	{
+		name:      "fouriercolumns",
+		consts:    []constRange{points("T"), points("N"), flag("Taps")},
+		bindings:  []string{Read, ReadWrite},
+		params:    "count width block channels outputs items rows across down tiles padded step top",
+		workgroup: 64,
+	},
+	{
+		name:      "fourierproduct",
+		bindings:  []string{Read, Read, ReadWrite},
+		params:    "tiles outs frequencies first last cin slice wt wo again",
+		workgroup: 64,
+	},
+	{
+		name:      "inversecolumns",
+		consts:    []constRange{points("T"), points("S")},
+		bindings:  []string{Read, ReadWrite},
+		params:    "count width block slices",
+		workgroup: 64,
+	},
+	{
+		name:     "inverserows",
+		consts:   []constRange{points("T"), points("S"), flag("HasBias"), flag("Gelu")},
+		bindings: []string{Read, ReadWrite},
+		optional: map[string]string{"HasBias": Read},
+		params: "count width rows outputs tiles padded across down step_p step_q p0 o0 o_fast " +
+			"item_lo items o_lo o_count p_lo p_count q_lo q_end scale out_base out_item out_o out_p out_q",
 		workgroup: 64,
 	},
 	{
@@ -333,7 +372,11 @@ var templates = template.Must(template.New("").Option("missingkey=error").Funcs(
 		}
 		return s
 	},
-	"lanes": func() []string { return []string{"x", "y", "z", "w"} },
+	"realForward":    func(points, n int) string { text, _ := realForward(points, n); return text },
+	"complexForward": func(points, n int) string { text, _ := complexForward(points, n); return text },
+	"complexBack":    func(points, n int) string { text, _ := complexBack(points, n); return text },
+	"realBack":       func(points, n int) string { text, _ := realBack(points, n); return text },
+	"lanes":          func() []string { return []string{"x", "y", "z", "w"} },
 	// vecs is how many vec4 hold a row segment for 8 positions and k taps.
 	"vecs": func(k int) int { return (8 + k - 1 + 3) / 4 },
 	// lane is the i-th value of the segment x0, x1, …

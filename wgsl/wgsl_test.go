@@ -43,6 +43,10 @@ func variants() map[string][][]wgsl.Const {
 	v["conv"] = append(v["conv"], c("K", 9, "HasBias", 1, "Gelu", 0, "Partial", 0, "Half", 1), c("K", 1, "HasBias", 0, "Gelu", 0, "Partial", 1, "Half", 1))
 	v["layernorm"] = append(v["layernorm"], c("Subgroups", 1))
 	v["rmsnorm"] = append(v["rmsnorm"], c("Subgroups", 1))
+	v["fourierrows"] = [][]wgsl.Const{c("T", 16, "N", 16, "Store", wgsl.StoreF32), c("T", 24, "N", 9, "Store", wgsl.StoreF16), c("T", 32, "N", 11, "Store", wgsl.StoreQ8)}
+	v["fouriercolumns"] = [][]wgsl.Const{c("T", 16, "N", 16, "Taps", 0), c("T", 32, "N", 11, "Taps", 1)}
+	v["inversecolumns"] = [][]wgsl.Const{c("T", 12, "S", 3), c("T", 32, "S", 24)}
+	v["inverserows"] = [][]wgsl.Const{c("T", 12, "S", 3, "HasBias", 0, "Gelu", 0), c("T", 32, "S", 24, "HasBias", 1, "Gelu", 1)}
 	v["rotate"] = [][]wgsl.Const{c("Halves", 0), c("Halves", 1)}
 	v["causal"] = [][]wgsl.Const{c("D", 16), c("D", 64), c("D", wgsl.MaxHeadWidth)}
 	v["columnnorm"] = [][]wgsl.Const{c("HasResidual", 0), c("HasResidual", 1)}
@@ -104,6 +108,13 @@ func unused(label, param string) bool {
 		return !strings.Contains(label, "HasFactor=1")
 	case param == "bias0":
 		return !strings.Contains(label, "HasBias=1")
+	case strings.HasPrefix(label, "fourierrows"):
+		return false
+	case strings.HasPrefix(label, "fouriercolumns"):
+		if strings.Contains(label, "Taps=1") {
+			return param != "count" && param != "width" && param != "block"
+		}
+		return param == "outputs"
 	case strings.Contains(label, "Partial=1"):
 		return strings.HasPrefix(param, "out_") || param == "o_end" || param == "q_end"
 	case strings.HasPrefix(label, "conv"):

@@ -127,7 +127,7 @@ func (o *benchOptions) runAgainst(ctx context.Context, e *cli.Env) error {
 	}
 	common := []string{"--shape", o.shape, "--stage", o.stage, "--batch", strconv.Itoa(o.batch), "--json"}
 	ours := append([]string{"bench", "--quiet", "--backend", o.Backend, "--device", strconv.Itoa(o.Device), "--weights", o.Weights,
-		"--memory", strconv.FormatInt(o.Memory, 10)}, common...)
+		"--memory", strconv.FormatInt(o.Memory, 10), "--convolution", o.convolution}, common...)
 	other := o.rival()
 	var p pair
 	for i := range o.runs {

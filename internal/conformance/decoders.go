@@ -32,8 +32,9 @@ func decoderCases() ([]Case, error) {
 		for _, v := range []struct {
 			binding int64
 			affine  bool
-		}{{0, false}, {d.binding, false}, {d.binding, true}} {
-			c, err := decoderCase(d.name, v.binding, v.affine)
+			method  graph.Method
+		}{{0, false, ""}, {d.binding, false, graph.Direct}, {d.binding, true, graph.Direct}, {0, false, graph.Fourier}} {
+			c, err := decoderCase(d.name, v.binding, v.affine, v.method)
 			if err != nil {
 				return nil, fmt.Errorf("decoder %s: %w", d.name, err)
 			}
@@ -67,7 +68,7 @@ func readAll(path, prefix string) (Tensors, map[string][]int, error) {
 	return tensors, shapes, nil
 }
 
-func decoderCase(name string, binding int64, affine bool) (Case, error) {
+func decoderCase(name string, binding int64, affine bool, method graph.Method) (Case, error) {
 	var config decoder.Config
 	text, err := os.ReadFile(golden.Path("decoders", name, "config.json"))
 	if err == nil {
@@ -89,12 +90,14 @@ func decoderCase(name string, binding int64, affine bool) (Case, error) {
 	if err != nil {
 		return Case{}, err
 	}
-	title := fmt.Sprintf("%s binding%d affine %v", name, binding, affine)
+	title := strings.TrimSpace(fmt.Sprintf("%s binding%d affine %v %s", name, binding, affine, method))
+	limits := bound(binding)
+	limits.Tuning = &graph.Tuning{All: graph.ConvWay{Method: method}}
 	if affine {
 		config.Affine = true
 		io["output"] = finish(config, io["output"], weights)
 	}
-	p, err := build(title, bound(binding), func(b *graph.Builder) {
+	p, err := build(title, limits, func(b *graph.Builder) {
 		condition := b.Input("condition", [4]int(ioShapes["condition"]))
 		b.Read("output", decoder.Build(b, config, condition, decoder.Options{Intermediates: true}))
 	})

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"slices"
 
 	"github.com/drag-and-drop-lora/dnd/graph"
 	"github.com/drag-and-drop-lora/dnd/graph/gguf"
@@ -69,6 +70,9 @@ type convCase struct {
 	cost    int64 // 0: the default
 	// features plans it for a device that has them.
 	features bool
+	// way is how it is computed; empty is as the cost model says, which for small shapes is
+	// by direct summation.
+	way graph.ConvWay
 }
 
 func (c convCase) name() string {
@@ -76,7 +80,7 @@ func (c convCase) name() string {
 	for _, f := range []struct {
 		on   bool
 		name string
-	}{{c.bias, " bias"}, {c.gelu, " gelu"}, {c.binding > 0, fmt.Sprintf(" binding%d", c.binding)}, {c.cost > 0, fmt.Sprintf(" cost%d", c.cost)}, {c.features, " features"}} {
+	}{{c.bias, " bias"}, {c.gelu, " gelu"}, {c.binding > 0, fmt.Sprintf(" binding%d", c.binding)}, {c.cost > 0, fmt.Sprintf(" cost%d", c.cost)}, {c.features, " features"}, {c.way.Method != "", fmt.Sprintf(" %s %dx%d", c.way.Method, c.way.Rows, c.way.Columns)}} {
 		if f.on {
 			name += f.name
 		}
@@ -136,6 +140,36 @@ var convCases = []convCase{
 	{shape: [4]int{2, 83, 6, 5}, axis: graph.AxisW, out: 9, k: 4, dtype: "F32", binding: 4096},
 	{shape: [4]int{1, 90, 1, 61}, axis: graph.AxisW, out: 30, k: 1, dtype: "F32", bias: true, binding: 4096},
 	{shape: [4]int{1, 170, 3, 7}, axis: graph.AxisW, out: 7, k: 5, dtype: "F32", binding: 8192},
+	// In the frequency domain: every axis, each number of points, kernels odd and even, and
+	// as wide as allowed; one tile that wraps around, several, and widths of one.
+	{shape: [4]int{2, 3, 5, 7}, axis: graph.AxisN, out: 5, k: 3, dtype: "F32", bias: true, way: fourier(8, 8)},
+	{shape: [4]int{2, 3, 25, 37}, axis: graph.AxisN, out: 5, k: 3, dtype: "F32", bias: true, way: fourier(8, 12)},
+	{shape: [4]int{1, 20, 5, 31}, axis: graph.AxisH, out: 9, k: 9, dtype: "F32", way: fourier(24, 16)},
+	{shape: [4]int{2, 17, 21, 6}, axis: graph.AxisW, out: 17, k: 9, dtype: "F16", way: fourier(16, 24)},
+	{shape: [4]int{1, 6, 9, 59}, axis: graph.AxisN, out: 12, k: 11, dtype: "F32", bias: true, gelu: true, way: fourier(16, 32)},
+	{shape: [4]int{1, 6, 49, 9}, axis: graph.AxisN, out: 12, k: 10, dtype: "Q8", bias: true, way: fourier(32, 16)},
+	{shape: [4]int{1, 6, 9, 19}, axis: graph.AxisH, out: 12, k: 4, dtype: "Q8", way: fourier(8, 12)},
+	{shape: [4]int{1, 6, 9, 19}, axis: graph.AxisW, out: 12, k: 2, dtype: "F16", bias: true, way: fourier(12, 8)},
+	{shape: [4]int{1, 13, 1, 40}, axis: graph.AxisN, out: 7, k: 5, dtype: "F32", way: fourier(8, 8)},
+	{shape: [4]int{1, 13, 40, 1}, axis: graph.AxisN, out: 7, k: 6, dtype: "F32", bias: true, way: fourier(24, 8)},
+	{shape: [4]int{1, 5, 1, 1}, axis: graph.AxisN, out: 3, k: 11, dtype: "F32", way: fourier(12, 12)},
+	{shape: [4]int{1, 3, 4, 5}, axis: graph.AxisH, out: 9, k: 16, dtype: "F32", bias: true, way: fourier(16, 16)},
+	// Sums in slices, shards of the outputs, jobs of items and of bands, spectra in parts,
+	// tensors in several buffers, products in several dispatches.
+	{shape: [4]int{1, 150, 9, 17}, axis: graph.AxisN, out: 21, k: 5, dtype: "F32", bias: true, gelu: true, way: fourier(12, 12)},
+	{shape: [4]int{5, 4, 13, 11}, axis: graph.AxisN, out: 43, k: 3, dtype: "F32", bias: true, binding: 40 << 10, way: fourier(8, 8)},
+	{shape: [4]int{2, 5, 60, 14}, axis: graph.AxisN, out: 30, k: 4, dtype: "Q8", binding: 48 << 10, way: fourier(8, 12)},
+	{shape: [4]int{2, 30, 9, 20}, axis: graph.AxisH, out: 43, k: 3, dtype: "F16", binding: 40 << 10, way: fourier(8, 8)},
+	{shape: [4]int{2, 40, 12, 6}, axis: graph.AxisW, out: 43, k: 3, dtype: "F32", bias: true, binding: 32 << 10, way: fourier(8, 8)},
+	{shape: [4]int{1, 30, 20, 12}, axis: graph.AxisN, out: 20, k: 3, dtype: "F16", bias: true, binding: 64 << 10, way: fourier(8, 8)},
+	{shape: [4]int{1, 5, 120, 14}, axis: graph.AxisN, out: 6, k: 4, dtype: "F32", binding: 48 << 10, way: fourier(8, 12)},
+	{shape: [4]int{1, 19, 10, 40}, axis: graph.AxisN, out: 20, k: 9, dtype: "F32", bias: true, cost: 100_000, way: fourier(16, 16)},
+	// As the cost model says: a plane that is large enough.
+	{shape: [4]int{1, 24, 96, 20}, axis: graph.AxisW, out: 40, k: 9, dtype: "F32", bias: true},
+}
+
+func fourier(rows, columns int) graph.ConvWay {
+	return graph.ConvWay{Method: graph.Fourier, Rows: rows, Columns: columns}
 }
 
 func (c convCase) build() (Case, error) {
@@ -143,6 +177,7 @@ func (c convCase) build() (Case, error) {
 	if c.features {
 		limits = featured(limits)
 	}
+	limits.Tuning = &graph.Tuning{All: c.way}
 	b := graph.NewBuilder(limits)
 	if c.cost > 0 {
 		b.MaxCost = c.cost
@@ -156,6 +191,10 @@ func (c convCase) build() (Case, error) {
 	p, err := b.Program()
 	if err != nil {
 		return Case{}, fmt.Errorf("%s: %w", c.name(), err)
+	}
+	transformed := slices.ContainsFunc(p.Kernels, func(k graph.Kernel) bool { return k.Label == "fourierproduct" })
+	if c.way.Method != "" && transformed != (c.way.Method == graph.Fourier) {
+		return Case{}, fmt.Errorf("%s: planned the other way", c.name())
 	}
 	channels := c.shape[1+int(c.axis)]
 	// Weights of a size that keeps results of order one.

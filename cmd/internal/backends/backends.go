@@ -35,7 +35,9 @@ type Options struct {
 	Device  int    // an index of List, or -1 for the best; with Auto it chooses WebGPU
 	Memory  int64  // most bytes of device memory, 0 for no bound
 	Weights string // storage type on the device: "f32", "f16" or "q8"
-	Profile bool   // measure the parts of each run, for Measured.Trace
+	// Tuning is how Programs are planned, nil where only a cost model decides.
+	Tuning  *graph.Tuning
+	Profile bool // measure the parts of each run, for Measured.Trace
 }
 
 // Measured is what every Runner of Open can also do, to be measured.

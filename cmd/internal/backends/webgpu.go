@@ -23,7 +23,7 @@ func List() ([]Info, error) {
 
 // OpenDevice opens a WebGPU device. name says which it is.
 func OpenDevice(o Options) (d Device, name string, err error) {
-	open, err := gpu.Open(gpu.Options{Device: o.Device, MemoryBudget: o.Memory, Profile: o.Profile})
+	open, err := gpu.Open(gpu.Options{Device: o.Device, MemoryBudget: o.Memory, Tuning: o.Tuning, Profile: o.Profile})
 	if err != nil {
 		return nil, "", err
 	}

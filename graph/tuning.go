@@ -1,0 +1,101 @@
+package graph
+
+import (
+	"fmt"
+	"math"
+)
+
+// Tuning says how convolutions are computed on a device: measured there, or asked for. It
+// changes the time that a Program takes and its rounding, not what it computes. What a
+// Tuning does not tell is left to the planner's cost model.
+type Tuning struct {
+	// All is for every convolution that Convs does not list.
+	All ConvWay `json:"all,omitzero"`
+	// Convs are choices by shape.
+	Convs []ConvChoice `json:"convs,omitempty"`
+	// Memory is how many bytes of buffers a run may take, 0 for no bound. It keeps scratch
+	// buffers of the frequency domain to a quarter of that; Programs that need more than all
+	// of it are made all the same.
+	Memory int64 `json:"memory,omitempty"`
+}
+
+// ConvChoice is the way for a shape.
+type ConvChoice struct {
+	Shape ConvShape `json:"shape"`
+	Way   ConvWay   `json:"way"`
+}
+
+// ConvShape is a convolution as its ways see it: In channels of Rows by Columns to Out,
+// with kernels of Kernel by Kernel, for each of Batch items.
+type ConvShape struct {
+	Batch   int `json:"batch"`
+	In      int `json:"in"`
+	Out     int `json:"out"`
+	Rows    int `json:"rows"`
+	Columns int `json:"columns"`
+	Kernel  int `json:"kernel"`
+}
+
+// Method is how a convolution is computed.
+type Method string
+
+// The methods.
+const (
+	Direct  Method = "direct"  // a sum over all taps
+	Fourier Method = "fourier" // in the frequency domain
+)
+
+// ConvWay is a way of computing a convolution; the zero value leaves it to the planner.
+type ConvWay struct {
+	Method Method `json:"method,omitempty"`
+	// Rows and Columns are the points of Fourier's transforms, 0 for those that the planner
+	// takes. Where they fit no plan, the planner chooses as if nothing had been said.
+	Rows    int `json:"rows,omitempty"`
+	Columns int `json:"columns,omitempty"`
+}
+
+// maxChoices bounds what a Tuning may list.
+const maxChoices = 4096
+
+func (t *Tuning) validate() error {
+	if t == nil {
+		return nil
+	}
+	if t.Memory < 0 {
+		return fmt.Errorf("graph: a tuning for %d bytes of memory", t.Memory)
+	}
+	if len(t.Convs) > maxChoices {
+		return fmt.Errorf("graph: a tuning of %d convolutions, at most %d", len(t.Convs), maxChoices)
+	}
+	for _, c := range append([]ConvChoice{{Way: t.All}}, t.Convs...) {
+		if m := c.Way.Method; m != "" && m != Direct && m != Fourier {
+			return fmt.Errorf("graph: convolution method %q, expected %s or %s", m, Direct, Fourier)
+		}
+	}
+	return nil
+}
+
+// scratch is how many bytes the scratch buffers of a convolution may take together.
+func (t *Tuning) scratch() int64 {
+	if t == nil || t.Memory == 0 {
+		return math.MaxInt64
+	}
+	return t.Memory / 4
+}
+
+// way is what was chosen for a shape.
+func (t *Tuning) way(s ConvShape) ConvWay {
+	if t == nil {
+		return ConvWay{}
+	}
+	for _, c := range t.Convs {
+		if c.Shape == s {
+			return c.Way
+		}
+	}
+	return t.All
+}
+
+func (g *geometry) shape() ConvShape {
+	return ConvShape{Batch: g.x.Shape[0], In: g.c, Out: g.Out, Rows: g.p, Columns: g.q, Kernel: g.K}
+}
