@@ -7,7 +7,7 @@ MAKEFLAGS   += --no-print-directory
 GO           ?= go
 STATICCHECK  := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 SETUP        := internal/setup
-FUZZTIME     ?= 20s
+FUZZTIME     ?= 1m
 TEST_TIMEOUT ?= 20m
 
 # Without it GoMLX's own backend is sixteen times slower; only amd64 has it.
@@ -149,13 +149,26 @@ bench-browser: deps build web ## the shipped generator's decoder in Chromium, be
 load-test: build ## dndgen serve --api under 64 clients for two minutes, killed in the middle, as a table
 	$(GO) run ./internal/server/loadtest/run -- --backend cpu --queue 16
 
+.PHONY: soak
+soak: build ## dndgen serve --api makes 10,000 small adapters, and must not grow, as a table
+	$(GO) run ./internal/madeup/write build/web-test/madeup
+	$(GO) run ./internal/server/loadtest/soak -- --backend cpu
+
+.PHONY: kill-test
+kill-test: build ## kill -9 in the middle of pull, generate, collect and fit, 200 times, as a table
+	$(GO) run ./internal/killtest/run
+
+# What uses goroutines. Package trainer/infer is left out: its loops run for minutes under the
+# detector, and their goroutines are those of trainer/fftconv.
+RACE_PACKAGES := ./cmd/internal/... ./graph/combine ./host ./hub/... ./internal/server/... ./trainer/fit ./trainer/fftconv ./gpu
+
+.PHONY: race
+race: deps ## the race detector over everything that uses goroutines
+	VK_DRIVER_FILES=$(LAVAPIPE) $(GO) test -race -count=1 -timeout $(TEST_TIMEOUT) $(RACE_PACKAGES)
+
 .PHONY: fuzz
-fuzz: ## every fuzz target in turn, FUZZTIME (20s) each
-	@for package in $$($(GO) list ./...); do \
-		for target in $$($(GO) test -list '^Fuzz' $$package | grep '^Fuzz' || true); do \
-			$(GO) test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 20x $$package; \
-		done; \
-	done
+fuzz: ## every fuzz target, FUZZTIME (1m) each on one processor, and their executions as a table
+	$(GO) run ./internal/fuzz -time $(FUZZTIME)
 
 .PHONY: deps
 deps: deps-run ## what the tests need besides Go: drivers, weights, a Python with PEFT

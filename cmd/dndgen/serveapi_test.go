@@ -226,6 +226,21 @@ func TestServeLoad(t *testing.T) {
 	}
 }
 
+// make soak, but shorter: too short for memory to be level, not for goroutines and files.
+func TestServeSoak(t *testing.T) {
+	list, err := loadtest.Soak(t.Context(), loadtest.Options{
+		Command: func(args ...string) *exec.Cmd { return clitest.Command(t, args...) },
+		Args:    []string{"--generator", madeup.Open(t).Dir, "--backend", "cpu", "--results-bytes", "1000000"}, Dir: t.TempDir(),
+	}, 80, 8)
+	if err != nil {
+		t.Fatal(err)
+	}
+	first, last := list[2], list[len(list)-1]
+	if last.Adapters != 80 || last.Goroutines > first.Goroutines+8 || last.Files > first.Files+4 {
+		t.Errorf("after %d adapters %d goroutines and %d open files, after %d %d and %d", first.Adapters, first.Goroutines, first.Files, last.Adapters, last.Goroutines, last.Files)
+	}
+}
+
 func TestServeAPIErrors(t *testing.T) {
 	generator := madeup.Open(t).Dir
 	short := write(t, "tokens", "short\n")
