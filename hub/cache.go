@@ -264,6 +264,7 @@ func (c *Cache) fetch(ctx context.Context, s source) (Entry, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return Entry{}, err
 	}
+	atomicfile.Sweep(filepath.Dir(path))
 	err = atomicfile.Write(path, func(w io.Writer) error { return json.NewEncoder(w).Encode(r) })
 	return r.entry(dir), err
 }

@@ -45,7 +45,9 @@ func (r *registry) rename(from, to string) error {
 }
 
 // swap renames tmp to path. What stood at path is renamed out of the way and returned as
-// old: it is the caller's to remove.
+// old: it is the caller's to remove. Where names cannot be exchanged in one step, a process
+// that is killed between two leaves what stood there as the file with the ending of aside,
+// which bringBack puts back.
 func (r *registry) swap(tmp, path string) (old string, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -53,7 +55,11 @@ func (r *registry) swap(tmp, path string) (old string, err error) {
 		return "", errAbandoned
 	}
 	if _, err := os.Lstat(path); err == nil {
-		old = tmp + ".old"
+		if exchange(tmp, path) == nil {
+			r.paths[tmp] = true
+			return tmp, nil
+		}
+		old = tmp + aside
 		if err := os.Rename(path, old); err != nil {
 			return "", err
 		}

@@ -1,6 +1,7 @@
 // Package atomicfile writes files and folders that appear whole or not at all: into a
 // temporary name in the same folder, synced, then renamed. It is the one place where
-// the project's outputs come into being.
+// the project's outputs come into being. What a killed process leaves has a name that begins
+// with a dot; Dir and Sweep remove it.
 package atomicfile
 
 import (
@@ -15,10 +16,21 @@ import (
 // file that stood there before is unchanged.
 func Write(path string, fill func(w io.Writer) error) (err error) {
 	dir, base := filepath.Split(path)
-	f, err := os.CreateTemp(filepath.Clean(dir+"."), "."+base+".tmp-*")
+	var f *os.File
+	_, lock, err := claim(func() (string, error) {
+		if f != nil {
+			f.Close()
+		}
+		var err error
+		if f, err = os.CreateTemp(filepath.Clean(dir+"."), "."+base+mark+"*"); err != nil {
+			return "", err
+		}
+		return f.Name(), nil
+	})
 	if err != nil {
 		return fmt.Errorf("create %s: %w", path, err)
 	}
+	defer lock.Close()
 	defer func() {
 		if err != nil {
 			f.Close()
@@ -46,7 +58,7 @@ func Write(path string, fill func(w io.Writer) error) (err error) {
 
 // Dir makes the folder path from what fill puts into a temporary folder beside it. A
 // folder that stood there before is replaced only if replace is true and only after
-// fill has succeeded.
+// fill has succeeded. What killed processes have left of the same folder is removed first.
 func Dir(path string, replace bool, fill func(tmp string) error) (err error) {
 	path = filepath.Clean(path)
 	if _, err := os.Lstat(path); err == nil && !replace {
@@ -57,10 +69,12 @@ func Dir(path string, replace bool, fill func(tmp string) error) (err error) {
 	if err := os.MkdirAll(parent, 0o755); err != nil {
 		return err
 	}
-	tmp, err := os.MkdirTemp(parent, "."+base+".tmp-*")
+	sweep(parent, base)
+	tmp, lock, err := claim(func() (string, error) { return os.MkdirTemp(parent, "."+base+mark+"*") })
 	if err != nil {
 		return fmt.Errorf("create %s: %w", path, err)
 	}
+	defer lock.Close()
 	defer func() {
 		if err != nil {
 			os.RemoveAll(tmp)

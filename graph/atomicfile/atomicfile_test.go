@@ -5,6 +5,8 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
+	"slices"
 	"testing"
 
 	"github.com/drag-and-drop-lora/dnd/graph/atomicfile"
@@ -73,5 +75,55 @@ func TestDir(t *testing.T) {
 	}
 	if err := make(true, "two", nil); err != nil || names(t, path)[0] != "two" || len(names(t, parent)) != 1 {
 		t.Fatalf("%v, holds %v, beside %v", err, names(t, path), names(t, parent))
+	}
+}
+
+// What another process left is removed; what is being written is not.
+func TestSweep(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("folders cannot be locked on Windows: nothing is swept there")
+	}
+	parent := t.TempDir()
+	leave := func(names ...string) {
+		for _, name := range names {
+			if err := os.MkdirAll(filepath.Join(parent, name, "inside"), 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	leave(".out.tmp-1", ".out.tmp-2", ".other.tmp-1", ".out", ".git")
+	path := filepath.Join(parent, "out")
+	err := atomicfile.Dir(path, false, func(tmp string) error {
+		if got := names(t, parent); !slices.Equal(got, []string{".git", ".other.tmp-1", ".out", filepath.Base(tmp)}) {
+			t.Errorf("while it is written: %v", got)
+		}
+		return atomicfile.Write(filepath.Join(tmp, "file"), func(w io.Writer) error {
+			atomicfile.Sweep(parent)
+			atomicfile.Sweep(tmp)
+			_, err := io.WriteString(w, "x")
+			return err
+		})
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := names(t, parent); !slices.Equal(got, []string{".git", ".out", "out"}) || !slices.Equal(names(t, path), []string{"file"}) {
+		t.Errorf("then: %v, %v", got, names(t, path))
+	}
+}
+
+// What was put aside by a process that was killed between two renames comes back, whether
+// the next one succeeds or not.
+func TestPutAside(t *testing.T) {
+	parent := t.TempDir()
+	path := filepath.Join(parent, "out")
+	for _, name := range []string{".out.tmp-1.old", ".out.tmp-1"} {
+		if err := errors.Join(os.Mkdir(filepath.Join(parent, name), 0o755), os.WriteFile(filepath.Join(parent, name, "of "+name), nil, 0o644)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	err := atomicfile.Dir(path, true, func(string) error { return errFill })
+	if !errors.Is(err, errFill) || !slices.Equal(names(t, path), []string{"of .out.tmp-1.old"}) {
+		t.Errorf("%v, %v", err, names(t, path))
 	}
 }

@@ -61,6 +61,8 @@ func lock(dir string) (unlock func(), err error) {
 	if !ok {
 		return nil, fmt.Errorf("fit: another process is working on %s: wait for it, or choose another folder", dir)
 	}
+	// What a killed run was writing: a checkpoint may be large.
+	atomicfile.Sweep(dir)
 	return func() { l.Unlock() }, nil
 }
 
