@@ -125,15 +125,9 @@ func RunAll(t *testing.T, exec graph.Executor, backend string) {
 			}
 			for _, c := range cases {
 				t.Run(c.Name, func(t *testing.T) {
-					if c.Slow && testing.Short() {
-						t.Skip("slow")
-					}
-					need, have := c.Program.Requires, exec.Limits()
-					if need.ShaderF16 && !have.ShaderF16 {
-						t.Skip("the executor offers no shader-f16")
-					}
-					if need.Subgroups && !have.Subgroups {
-						t.Skip("the executor offers no subgroups")
+					if why := skipped(c, exec.Limits()); why != "" {
+						Save(t, Record{Backend: backend, Case: g.name + "/" + c.Name, Skipped: why})
+						t.Skip(why)
 					}
 					errs, err := Run(context.Background(), exec, c)
 					if err != nil {
@@ -141,12 +135,26 @@ func RunAll(t *testing.T, exec graph.Executor, backend string) {
 					}
 					for i, w := range c.Want {
 						t.Logf("%s: largest error %.3g, allowed %.3g", w.Name, errs[i], w.Tolerance)
-						Save(t, Record{backend, g.name + "/" + c.Name, errs[i], w.Tolerance})
+						Save(t, Record{Backend: backend, Case: g.name + "/" + c.Name, Error: errs[i], Allowed: w.Tolerance})
 					}
 				})
 			}
 		})
 	}
+}
+
+// skipped says why an executor of these limits does not run a case; empty if it does.
+func skipped(c Case, have graph.Limits) string {
+	need := c.Program.Requires
+	switch {
+	case c.Slow && testing.Short():
+		return "slow"
+	case need.ShaderF16 && !have.ShaderF16:
+		return "the executor offers no shader-f16"
+	case need.Subgroups && !have.Subgroups:
+		return "the executor offers no subgroups"
+	}
+	return ""
 }
 
 // Cases is the whole table, names with their group's before them.

@@ -9,12 +9,13 @@ import (
 // RecordFile names the variable that says where Record writes.
 const RecordFile = "DND_CONFORMANCE"
 
-// Record is the largest error of one case on one backend.
+// Record is the largest error of one case on one backend, or why it was not run there.
 type Record struct {
-	Backend string  `json:"backend"` // "cpu", "pjrt", or the device's name
-	Case    string  `json:"case"`    // "decoder/mini_qwen_k3": its group, and its name
+	Backend string  `json:"backend"`        // "cpu", "pjrt", or the device's name
+	Case    string  `json:"case,omitempty"` // "decoder/mini_qwen_k3": its group, and its name; empty: all
 	Error   float64 `json:"error"`
 	Allowed float64 `json:"allowed"`
+	Skipped string  `json:"skipped,omitempty"` // the reason
 }
 
 // Save appends a record as a line of JSON to the file that RecordFile names; without one,

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"math"
 	"os"
@@ -22,6 +23,8 @@ import (
 	"github.com/drag-and-drop-lora/dnd/trainer/backend"
 	"github.com/drag-and-drop-lora/dnd/trainer/infer"
 )
+
+var update = flag.Bool("update", false, "rewrite the expected weight tokens")
 
 // each runs a test on both backends. A backend that is missing is a failure.
 func each(t *testing.T, f func(t *testing.T, r *infer.Runner)) {
@@ -154,6 +157,29 @@ func TestDecode(t *testing.T) {
 				})
 			}
 		}
+	})
+}
+
+// A whole generation, prompts to weight tokens, is the same on every backend.
+func TestGeneration(t *testing.T) {
+	each(t, func(t *testing.T, r *infer.Runner) {
+		p, batch := conformance.Generation(t)
+		m := &p.Manifest
+		condition, err := r.Encode(t.Context(), m.Encoder.Config, p.Weights(), batch.IDs, batch.Mask, batch.Texts, batch.Length, m.Condition.Pads, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		tokens, err := r.Decode(t.Context(), m.Decoder, p.Weights(), condition, 1, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if *update && backendOf(t) == backend.CPU {
+			if err := os.WriteFile(filepath.Join("..", "..", "internal", "conformance", "testdata", "generation.f32"), conformance.Floats(tokens), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			return
+		}
+		conformance.CheckGeneration(t, backendOf(t), tokens)
 	})
 }
 

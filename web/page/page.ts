@@ -264,7 +264,7 @@ function show(a: Adapter, format: "peft" | "gguf", model: string): void {
         setTimeout(() => (copy.textContent = "Copy"), 2000);
       }, problem);
     });
-    row.append(element("span", client), element("code", command, { tabindex: "0" }), copy);
+    row.append(element("span", client), element("code", command), copy);
     return row;
   }));
 

@@ -39,6 +39,22 @@ func main() {
 type Table struct {
 	Backends []string `json:"backends"`
 	Rows     []Row    `json:"rows"`
+	Skipped  []Skip   `json:"skipped"` // what was not run, and why
+}
+
+// Skip is cases that a backend did not run.
+type Skip struct {
+	Backend string `json:"backend"`
+	Row     string `json:"row,omitempty"` // empty: all
+	Cases   int    `json:"cases,omitempty"`
+	Why     string `json:"why"`
+}
+
+func (s Skip) String() string {
+	if s.Row == "" {
+		return fmt.Sprintf("%s: not run: %s", s.Backend, s.Why)
+	}
+	return fmt.Sprintf("%s, %s: %d cases not run: %s", s.Backend, s.Row, s.Cases, s.Why)
 }
 
 // Row is one case, or the cases of one kernel taken together.
@@ -105,8 +121,14 @@ func report(from, dir string, w io.Writer) (ok bool, err error) {
 		}
 		fmt.Fprintln(tab)
 	}
-	fmt.Fprintf(tab, "\n%s\n", legend)
-	return ok, tab.Flush()
+	if err := tab.Flush(); err != nil {
+		return false, err
+	}
+	for _, s := range t.Skipped {
+		fmt.Fprintln(w, s)
+	}
+	fmt.Fprintf(w, "\n%s\n", legend)
+	return ok, nil
 }
 
 func read(r io.Reader) (*Table, error) {
@@ -117,6 +139,10 @@ func read(r io.Reader) (*Table, error) {
 		if err := json.Unmarshal(lines.Bytes(), &rec); err != nil {
 			return nil, err
 		}
+		if rec.Skipped != "" {
+			t.skip(rec)
+			continue
+		}
 		if !slices.Contains(t.Backends, rec.Backend) {
 			t.Backends = append(t.Backends, rec.Backend)
 		}
@@ -126,6 +152,21 @@ func read(r io.Reader) (*Table, error) {
 		return nil, fmt.Errorf("no record in it")
 	}
 	return t, lines.Err()
+}
+
+func (t *Table) skip(rec conformance.Record) {
+	s := Skip{Backend: rec.Backend, Why: rec.Skipped}
+	if rec.Case != "" {
+		s.Row = row(rec.Case)
+	}
+	i := slices.IndexFunc(t.Skipped, func(o Skip) bool { return o.Backend == s.Backend && o.Row == s.Row && o.Why == s.Why })
+	if i < 0 {
+		i = len(t.Skipped)
+		t.Skipped = append(t.Skipped, s)
+	}
+	if rec.Case != "" {
+		t.Skipped[i].Cases++
+	}
 }
 
 func (t *Table) add(rec conformance.Record) {
@@ -151,7 +192,7 @@ func (t *Table) add(rec conformance.Record) {
 func row(name string) string {
 	group, rest, _ := strings.Cut(name, "/")
 	switch group {
-	case "conv", "planes", "tokens":
+	case "conv", "planes", "tokens", "rows":
 		return "kernels: " + group
 	case "decoder", "encoder":
 		first, _, _ := strings.Cut(rest, " ")
@@ -178,5 +219,8 @@ td { font-variant-numeric: tabular-nums; }
 <table><thead><tr><th scope="col">case</th>{{range .Backends}}<th scope="col">{{.}}</th>{{end}}</tr></thead>
 <tbody>{{range $row := .Rows}}<tr><th scope="row">{{$row.Case}}</th>{{range $b := $.Backends}}{{with index $row.Cells $b}}{{if .Cases}}<td title="allowed {{.Allowed}}, {{.Cases}} cases"{{if .Failed}} class="failed"{{end}}>{{.}}</td>{{else}}<td>–</td>{{end}}{{end}}{{end}}</tr>
 {{end}}</tbody></table>
-</html>
+{{with .Skipped}}<h2>Not run</h2>
+<ul>{{range .}}<li>{{.}}</li>
+{{end}}</ul>
+{{end}}</html>
 `))

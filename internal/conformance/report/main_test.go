@@ -12,6 +12,9 @@ func TestReport(t *testing.T) {
 {"backend":"gpu","case":"conv/[1 2] k3","error":3e-7,"allowed":4e-6}
 {"backend":"gpu","case":"conv/[1 2] k5","error":2e-7,"allowed":4e-6}
 {"backend":"gpu","case":"decoder/a binding0","error":0,"allowed":2e-5}
+{"backend":"gpu","case":"rows/1 row","skipped":"no subgroups"}
+{"backend":"gpu","case":"rows/2 rows","skipped":"no subgroups"}
+{"backend":"a GPU","skipped":"none here"}
 `
 	for _, c := range []struct {
 		name, records string
@@ -19,7 +22,7 @@ func TestReport(t *testing.T) {
 		want          []string // on stdout
 		err           string
 	}{
-		{"good", good, true, []string{"cpu", "decoder a", "1.0e-06", "kernels: conv", "3.0e-07", "–"}, ""},
+		{"good", good, true, []string{"cpu", "decoder a", "1.0e-06", "kernels: conv", "3.0e-07", "–", "gpu, kernels: rows: 2 cases not run: no subgroups", "a GPU: not run: none here"}, ""},
 		{"an error too large", good + `{"backend":"gpu","case":"conv/x","error":1,"allowed":4e-6}` + "\n", false, []string{"FAILED 1 of 3"}, ""},
 		{"nothing", "", false, nil, "no record"},
 		{"no JSON", "x\n", false, nil, "invalid character"},
@@ -47,7 +50,7 @@ func TestReport(t *testing.T) {
 				}
 			}
 			html, err := os.ReadFile(filepath.Join(dir, "conformance.html"))
-			if err != nil || !strings.Contains(string(html), "decoder a") || strings.Contains(string(html), "failed\"") != !c.ok {
+			if err != nil || !strings.Contains(string(html), "decoder a") || strings.Contains(string(html), "a GPU: not run: none here") != strings.Contains(c.records, "none here") || strings.Contains(string(html), "failed\"") != !c.ok {
 				t.Errorf("the page: %v\n%s", err, html)
 			}
 		})
