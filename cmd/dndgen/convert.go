@@ -215,6 +215,9 @@ func (c *conversion) read(ctx context.Context, e *cli.Env) (*lora.Adapter, lora.
 		if err != nil {
 			return nil, provenance, err
 		}
+		if spec != nil {
+			noteModel(e, path, a.Base.Model, spec)
+		}
 		if a.AlphaAssumed {
 			e.Message("note: %s names no alpha: twice the rank is assumed, %g", path, a.Base.Alpha)
 		}

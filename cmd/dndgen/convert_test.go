@@ -242,3 +242,12 @@ func TestConvertWrongBase(t *testing.T) {
 	clitest.Fails(t, 1, []string{"--format merged,", "convert_hf_to_gguf.py"}, "convert", "--adapter", source, "--format", "merged-gguf", "--base", filepath.Dir(config), "--out", filepath.Join(t.TempDir(), "x"))
 	clitest.Fails(t, 1, []string{"nowhere.gguf"}, "convert", "--adapter", source, "--format", "merged-gguf", "--base", "nowhere.gguf", "--out", filepath.Join(t.TempDir(), "x"))
 }
+
+// A base of the same sizes and another name is worth a note.
+func TestConvertOtherModel(t *testing.T) {
+	source, config := mini(t)
+	r := clitest.OK(t, "convert", "--adapter", source, "--base", config, "--out", filepath.Join(filepath.Dir(config), "out"))
+	if !strings.Contains(r.Stderr, "was made for mini-qwen2.5, the base "+config) || !strings.Contains(r.Stderr, "test/mini") {
+		t.Errorf("%q", r.Stderr)
+	}
+}

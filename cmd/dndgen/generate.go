@@ -166,7 +166,7 @@ func generate(flags *pflag.FlagSet) cli.Run {
 		if err := p.Manifest.Complete(); err != nil {
 			return err
 		}
-		if err := madeFor(&p.Manifest, *base); err != nil {
+		if err := madeFor(e, &p.Manifest, *base); err != nil {
 			return err
 		}
 		g := &generation{
@@ -206,7 +206,7 @@ func generate(flags *pflag.FlagSet) cli.Run {
 }
 
 // madeFor refuses a base model that a generator's adapters do not fit; "" is none.
-func madeFor(m *generator.Manifest, base string) error {
+func madeFor(e *cli.Env, m *generator.Manifest, base string) error {
 	if base == "" {
 		return nil
 	}
@@ -218,7 +218,16 @@ func madeFor(m *generator.Manifest, base string) error {
 	if err := spec.Fit(&own); err != nil {
 		return fmt.Errorf("generator %s, made for %s, does not fit: %w", m.Name, m.Base.Model, err)
 	}
+	noteModel(e, "generator "+m.Name, m.Base.Model, spec)
 	return nil
+}
+
+// noteModel says that something was made for another model than the base, which has the same
+// sizes: a base of other weights, so that it may do nothing good.
+func noteModel(e *cli.Env, what, model string, base *lora.Spec) {
+	if model != "" && base.Model != "" && model != base.Model {
+		e.Message("note: %s was made for %s, the base %s has the same sizes but says that it is %s", what, model, base.Path, base.Model)
+	}
 }
 
 // checkOut refuses a folder that must not be written to, before the long work.

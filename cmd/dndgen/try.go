@@ -90,6 +90,9 @@ func try(flags *pflag.FlagSet) cli.Run {
 		}
 		list = append(list, made...)
 		for _, x := range list {
+			if !x.control {
+				noteModel(e, x.name, x.adapter.Base.Model, spec)
+			}
 			if err := x.encode(spec); err != nil {
 				return fmt.Errorf("%s: %w", x.name, err)
 			}

@@ -279,3 +279,18 @@ func FuzzParseSpec(f *testing.F) {
 func zeros(n int) func(w io.Writer) error {
 	return func(w io.Writer) error { _, err := w.Write(make([]byte, n)); return err }
 }
+
+// A base's id is its own, not that of the model that it was tuned from.
+func TestGGUFSpecModel(t *testing.T) {
+	values := map[string]any{"general.type": "model", "general.base_model.0.repo_url": "https://huggingface.co/org/base",
+		"llama.block_count": uint64(1), "llama.embedding_length": uint64(8), "llama.attention.head_count": uint64(2), "llama.feed_forward_length": uint64(12)}
+	for _, want := range []string{"", "org/tuned"} {
+		if want != "" {
+			values["general.repo_url"] = "https://huggingface.co/" + want
+		}
+		s, err := lora.GGUFSpec(adapterGGUF(t, values))
+		if err != nil || s.Model != want {
+			t.Errorf("%+v, %v: expected model %q", s, err, want)
+		}
+	}
+}

@@ -50,7 +50,7 @@ func DecodeGGUF(f *gguf.File, spec *Spec) (*Adapter, error) {
 	if err := knownArchitecture(b.Architecture); err != nil {
 		return nil, err
 	}
-	b.Model = ggufModel(f)
+	b.Model = ggufModel(f, "general.base_model.0.repo_url", "general.repo_url", "general.base_model.0.name")
 	b.Heads, b.KVHeads = ggufNumber(f, b.Architecture+keyHeads), ggufNumber(f, b.Architecture+keyKVHeads)
 	ranks, err := b.collectGGUF(f)
 	if err != nil {
@@ -201,9 +201,9 @@ func ggufNumber(f *gguf.File, key string) int {
 	return 0
 }
 
-// ggufModel is the Hugging Face id of the base model, if the metadata say one.
-func ggufModel(f *gguf.File) string {
-	for _, key := range []string{"general.base_model.0.repo_url", "general.repo_url", "general.base_model.0.name"} {
+// ggufModel is the Hugging Face id that the first of the metadata's keys gives that has one.
+func ggufModel(f *gguf.File, keys ...string) string {
+	for _, key := range keys {
 		kv, _ := f.Lookup(key)
 		name, _ := kv.Value.(string)
 		name = strings.TrimPrefix(name, "https://huggingface.co/")

@@ -104,7 +104,8 @@ func GGUFSpec(f *gguf.File) (*Spec, error) {
 	kv, _ := f.Lookup("general.architecture")
 	arch, _ := kv.Value.(string)
 	number := func(key string) int { return ggufNumber(f, arch+key) }
-	s := &Spec{Path: f.Path, Model: ggufModel(f), Type: arch, Architecture: arch, Layers: number(".block_count"), Hidden: number(".embedding_length"),
+	// A model's own base_model is what it was tuned from: another.
+	s := &Spec{Path: f.Path, Model: ggufModel(f, "general.repo_url"), Type: arch, Architecture: arch, Layers: number(".block_count"), Hidden: number(".embedding_length"),
 		Heads: number(keyHeads), KVHeads: number(keyKVHeads), HeadDim: number(".attention.key_length"), MLP: number(".feed_forward_length")}
 	if s.KVHeads == 0 {
 		s.KVHeads = s.Heads
