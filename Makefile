@@ -149,6 +149,10 @@ bench-browser: deps build web ## the shipped generator's decoder in Chromium, be
 load-test: build ## dndgen serve --api under 64 clients for two minutes, killed in the middle, as a table
 	$(GO) run ./internal/server/loadtest/run -- --backend cpu --queue 16
 
+.PHONY: consumers
+consumers: deps ## what PEFT, mlx-lm and llama.cpp compute with the adapters, as the table of docs/consumers.md
+	$(GO) test -count=1 -v -run 'TestLogits|TestVersions' ./internal/consumers -args -table | grep -E '^\||gguf:|differs|FAIL|^ok'
+
 .PHONY: soak
 soak: build ## dndgen serve --api makes 10,000 small adapters, and must not grow, as a table
 	$(GO) run ./internal/madeup/write build/web-test/madeup

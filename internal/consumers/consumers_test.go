@@ -1,6 +1,7 @@
 package consumers_test
 
 import (
+	"flag"
 	"fmt"
 	"maps"
 	"math"
@@ -123,16 +124,38 @@ func must(t *testing.T, err error) {
 	}
 }
 
+var printTable = flag.Bool("table", false, "print what TestLogits measures as the table of docs/consumers.md")
+
+// families are the architectures that TestLogits measures.
+var families = []string{"llama", "qwen2", "granite", "gemma2"}
+
 // Every consumer computes the same from the base and the adapter: this is the table of
 // docs/consumers.md.
 func TestLogits(t *testing.T) {
 	need(t)
-	for _, arch := range []string{"llama", "qwen2", "granite", "gemma2"} {
-		t.Run(arch, func(t *testing.T) { testLogits(t, arch) })
+	measured := map[string][]string{} // by row, then family
+	var order []string
+	for i, arch := range families {
+		t.Run(arch, func(t *testing.T) {
+			testLogits(t, arch, func(what string, difference float64) {
+				if measured[what] == nil {
+					order = append(order, what)
+					measured[what] = slices.Repeat([]string{"–"}, len(families))
+				}
+				measured[what][i] = fmt.Sprintf("%.2g", difference)
+			})
+		})
+	}
+	if !*printTable {
+		return
+	}
+	fmt.Printf("| consumer, what it loads | %s |\n|---|%s\n", strings.Join(families, " | "), strings.Repeat("---|", len(families)))
+	for _, what := range order {
+		fmt.Printf("| %s | %s |\n", what, strings.Join(measured[what], " | "))
 	}
 }
 
-func testLogits(t *testing.T, arch string) {
+func testLogits(t *testing.T, arch string, report func(what string, difference float64)) {
 	f := newFixture(t, arch)
 	// What dnd can run itself, and whose rows quantised types fit.
 	whole := arch == "llama" || arch == "qwen2"
@@ -187,7 +210,7 @@ func testLogits(t *testing.T, arch string) {
 	for _, o := range []struct {
 		what, path string
 		a          *lora.Adapter
-	}{{"dnd, GGUF base and GGUF adapter", "base.gguf", adapter}, {"dnd, folder and PEFT adapter", "hf", f.adapter}} {
+	}{{"dnd (`trainer/lm`), GGUF base and GGUF adapter", "base.gguf", adapter}, {"dnd (`trainer/lm`), folder and PEFT adapter", "hf", f.adapter}} {
 		if !whole {
 			continue
 		}
@@ -202,6 +225,7 @@ func testLogits(t *testing.T, arch string) {
 	for i, r := range rows {
 		d := consumers.Farthest(results[i], reference)
 		t.Logf("%-48s %9.2g", r.what, d)
+		report(r.what, d)
 		if !(d <= r.tolerance) {
 			t.Errorf("%s: differs by %g", r.what, d)
 		}
