@@ -50,6 +50,7 @@ async function site(dir) {
     raw += data.length;
     wire += gzipSync(data).length;
   }
+  if (wire > 4e6) throw new Error(`${dir}: ${wire} bytes with gzip: the page is to load in a moment, with at most 4 MB`);
   console.log(`${dir}: ${(raw / 1e6).toFixed(2)} MB, ${(wire / 1e6).toFixed(2)} MB with gzip`);
 }
 
