@@ -8,6 +8,7 @@ GO           ?= go
 STATICCHECK  := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 SETUP        := internal/setup
 FUZZTIME     ?= 1m
+CI_FUZZTIME  ?= 5s
 TEST_TIMEOUT ?= 20m
 
 # Without it GoMLX's own backend is sixteen times slower; only amd64 has it.
@@ -86,6 +87,9 @@ test: lint deps build web ## lint, then every test; those of GPU code on two Vul
 	$(GO) test -count=1 -short -timeout $(TEST_TIMEOUT) $(BROWSER_PACKAGES)
 	$(GO) run ./internal/madeup/write build/web-test/madeup
 	npm test --prefix web
+	@# Every fuzz target for a while, where make fuzz takes a minute for each.
+	$(GO) run ./internal/fuzz -time $(CI_FUZZTIME)
+	$(GO) test -race $(RACE_QUICK)
 
 .PHONY: conformance
 conformance: deps build web ## every backend's largest errors against the official outputs, as a table
@@ -162,9 +166,10 @@ soak: build ## dndgen serve --api makes 10,000 small adapters, and must not grow
 kill-test: build ## kill -9 in the middle of pull, generate, collect and fit, 200 times, as a table
 	$(GO) run ./internal/killtest/run
 
-# What uses goroutines. Package trainer/infer is left out: its loops run for minutes under the
+# What uses goroutines, and what of it is quick under the detector. Package trainer/infer is left out: its loops run for minutes under the
 # detector, and their goroutines are those of trainer/fftconv.
 RACE_PACKAGES := ./cmd/internal/... ./graph/combine ./host ./hub/... ./internal/server/... ./trainer/fit ./trainer/fftconv ./gpu
+RACE_QUICK    := ./cmd/internal/cli ./graph/combine ./hub/... ./internal/server/jobs ./internal/server/results
 
 .PHONY: race
 race: deps ## the race detector over everything that uses goroutines

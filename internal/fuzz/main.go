@@ -38,7 +38,7 @@ type target struct {
 
 func main() {
 	var o options
-	flag.DurationVar(&o.time, "time", 20*time.Second, "time of each target")
+	flag.DurationVar(&o.time, "time", 20*time.Second, "time of each target; 0 fuzzes none, for -keep")
 	flag.IntVar(&o.jobs, "jobs", runtime.NumCPU(), "targets at a time, each on one processor")
 	flag.StringVar(&o.only, "only", "", "regular expression of the targets to run, as PACKAGE.TARGET")
 	flag.StringVar(&o.out, "out", "build/fuzz", "folder for test binaries and result.json, which later runs add to")
@@ -73,6 +73,9 @@ func run(o options, w io.Writer) error {
 	if err := os.MkdirAll(o.out, 0o755); err != nil {
 		return err
 	}
+	if o.time == 0 {
+		return commit(targets, o.keep)
+	}
 	binaries := map[string]string{}
 	for _, t := range targets {
 		if binaries[t.Package] == "" {
@@ -96,12 +99,8 @@ func run(o options, w io.Writer) error {
 	}
 	close(turns)
 	workers.Wait()
-	if o.keep > 0 {
-		for _, t := range targets {
-			if err := t.commit(o.keep); err != nil {
-				return err
-			}
-		}
+	if err := commit(targets, o.keep); err != nil {
+		return err
 	}
 	if err := add(filepath.Join(o.out, "result.json"), targets); err != nil {
 		return err
@@ -191,6 +190,16 @@ func cacheDir(t *target) (string, error) {
 	}
 	module, err := exec.Command("go", "list", "-m").Output()
 	return filepath.Join(strings.TrimSpace(string(cache)), "fuzz", strings.TrimSpace(string(module)), filepath.FromSlash(t.Package)), err
+}
+
+// commit fills up testdata/fuzz of every target.
+func commit(targets []*target, n int) error {
+	for _, t := range targets {
+		if err := t.commit(n); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // maxKept is the largest input that is worth its place in the repository, in bytes.
