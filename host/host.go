@@ -99,6 +99,9 @@ type Result struct {
 	Stages []graph.StageTime
 	// PeakBytes is the most device memory that was allocated at a time.
 	PeakBytes int64
+	// Piece is the most bytes of a buffer, if the device's memory sufficed for smaller ones
+	// than usual only; else 0.
+	Piece int64
 }
 
 // New compiles the guest and checks that it speaks this version of the ABI.
@@ -182,8 +185,12 @@ func (h *Host) Generate(ctx context.Context, p *generator.Package, r Request) (*
 	}); err != nil {
 		return nil, err
 	}
-	run, err := h.options.Executor.Run(ctx, program, p.Weights(), inputs, r.Progress)
-	if err != nil {
+	var run *graph.Result
+	smaller := func(limits graph.Limits) (*graph.Program, error) { return h.plan(ctx, p, manifest, limits) }
+	if result.Piece, err = generator.InPieces(program, h.options.Executor.Limits(), smaller, func(program *graph.Program) (err error) {
+		run, err = h.options.Executor.Run(ctx, program, p.Weights(), inputs, r.Progress)
+		return err
+	}, func(int64) {}); err != nil {
 		return nil, err
 	}
 	result.Stages = append(result.Stages, run.Stages...)
@@ -230,12 +237,23 @@ func (h *Host) feed(ctx context.Context, p *generator.Package, manifest []byte, 
 // but the manifest.
 func (h *Host) compiledFor(ctx context.Context, p *generator.Package, manifest []byte) (*graph.Program, error) {
 	h.mu.Lock()
-	program, of := h.program, h.of
+	kept, of := h.program, h.of
 	h.mu.Unlock()
 	if of == p.SHA256 {
-		return program, nil
+		return kept, nil
 	}
-	limits := h.options.Executor.Limits()
+	program, err := h.plan(ctx, p, manifest, h.options.Executor.Limits())
+	if err != nil {
+		return nil, err
+	}
+	h.mu.Lock()
+	h.program, h.of = program, p.SHA256
+	h.mu.Unlock()
+	return program, nil
+}
+
+// plan lets the guest make a Program for limits, and checks it.
+func (h *Host) plan(ctx context.Context, p *generator.Package, manifest []byte, limits graph.Limits) (*graph.Program, error) {
 	out, err := h.call(ctx, "compile", guest.Message{{Name: guest.PartManifest, Data: manifest}},
 		guest.CompileOptions{Stage: guest.StageGenerate, Batch: 1, DType: h.options.DType, Limits: &limits})
 	if err != nil {
@@ -245,16 +263,11 @@ func (h *Host) compiledFor(ctx context.Context, p *generator.Package, manifest [
 	if err != nil {
 		return nil, err
 	}
-	if program, err = graph.Decode(text); err != nil {
+	program, err := graph.Decode(text)
+	if err != nil {
 		return nil, fmt.Errorf("host: the guest's %w", err)
 	}
-	if err := checkReads(program, &p.Manifest); err != nil {
-		return nil, err
-	}
-	h.mu.Lock()
-	h.program, h.of = program, p.SHA256
-	h.mu.Unlock()
-	return program, nil
+	return program, checkReads(program, &p.Manifest)
 }
 
 // checkReads checks that a Program reads back the weight tokens, the condition where the

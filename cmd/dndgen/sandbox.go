@@ -11,6 +11,7 @@ import (
 	"github.com/drag-and-drop-lora/dnd/cmd/internal/backends"
 	"github.com/drag-and-drop-lora/dnd/cmd/internal/cli"
 	"github.com/drag-and-drop-lora/dnd/graph"
+	"github.com/drag-and-drop-lora/dnd/graph/generator"
 	"github.com/drag-and-drop-lora/dnd/host"
 )
 
@@ -87,6 +88,9 @@ func (s *sandbox) adapter(ctx context.Context, g *generation, r host.Request) (m
 	bar.Done()
 	if err != nil {
 		return made{}, err
+	}
+	if result.Piece > 0 {
+		g.e.Message("note: %s", generator.PiecesNote(result.Piece))
 	}
 	for _, t := range result.Stages {
 		g.watch.add(t.Stage, t.Duration)

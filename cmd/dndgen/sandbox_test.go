@@ -3,6 +3,7 @@ package main
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/drag-and-drop-lora/dnd/cmd/internal/clitest"
@@ -57,6 +58,13 @@ func TestGenerateWazero(t *testing.T) {
 					t.Errorf("%s: %s differs between native and wazero", format, name)
 				}
 			}
+		}
+	}
+	// Where the device's memory does not suffice, either computes in smaller pieces and says so.
+	for _, host := range [][]string{{"--host", "native"}, {"--host", "wazero", "--guest", guest}} {
+		args := []string{"generate", "--backend", "webgpu", "--generator", p.Dir, "--prompts", prompts, "--field", "q", "--memory", "1000000", "--out", filepath.Join(t.TempDir(), "a")}
+		if r := clitest.OK(t, append(args, host...)...); !strings.Contains(r.Stderr, "in pieces of at most") {
+			t.Errorf("%q says %q", host, r.Stderr)
 		}
 	}
 }

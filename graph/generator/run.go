@@ -2,7 +2,6 @@ package generator
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"github.com/drag-and-drop-lora/dnd/graph"
@@ -81,59 +80,26 @@ func (r *ExecutorRunner) Decode(ctx context.Context, p *Package, condition []flo
 	return r.run(ctx, p, compile, []graph.Input{{Name: InputCondition, Data: Bytes(condition)}}, report)
 }
 
-// maxHalvings is how often pieces are halved for want of memory: then launching them all
-// takes longer than computing.
-const maxHalvings = 3
-
-// run compiles a Program and runs it. Where the device's memory does not suffice, tensors
-// are cut into smaller pieces: what is packed and padded for one convolution, and its sums,
-// are there once a piece, so less of them is alive at a time.
-func (r *ExecutorRunner) run(ctx context.Context, p *Package, compile func(graph.Limits) (*graph.Program, error), in []graph.Input, report func(graph.Progress)) ([]float32, error) {
+func (r *ExecutorRunner) run(ctx context.Context, p *Package, compile func(graph.Limits) (*graph.Program, error), in []graph.Input, report func(graph.Progress)) (values []float32, err error) {
 	limits := r.exec.Limits()
 	if r.piece > 0 {
 		limits.MaxStorageBufferBindingSize = min(limits.MaxStorageBufferBindingSize, r.piece)
 	}
 	program, err := compile(limits)
 	if err != nil && r.piece > 0 { // another generator, which needs larger ones
-		limits = r.exec.Limits()
-		program, err = compile(limits)
+		program, err = compile(r.exec.Limits())
 	}
 	if err != nil {
 		return nil, err
 	}
-	values, err := r.once(ctx, p, program, in, report)
-	for range maxHalvings {
-		if !errors.Is(err, graph.ErrMemory) || ctx.Err() != nil {
-			break
-		}
-		piece := largest(program) / 2
-		limits.MaxStorageBufferBindingSize = piece
-		smaller, compileErr := compile(limits)
-		if compileErr != nil {
-			return nil, fmt.Errorf("%w (and pieces of less than %d bytes are not possible)", err, largest(program))
-		}
-		program = smaller
-		r.note(fmt.Sprintf("GPU memory does not suffice: computing in pieces of at most %d bytes", piece))
-		again, againErr := r.once(ctx, p, program, in, report)
-		if againErr == nil {
-			r.piece = piece
-			return again, nil
-		}
-		if !errors.Is(againErr, graph.ErrMemory) {
-			return nil, againErr
-		}
-		err = fmt.Errorf("in pieces of at most %d bytes: %w", piece, againErr)
+	piece, err := InPieces(program, limits, compile, func(p2 *graph.Program) error {
+		values, err = r.once(ctx, p, p2, in, report)
+		return err
+	}, func(piece int64) { r.note(PiecesNote(piece)) })
+	if err == nil && piece > 0 {
+		r.piece = piece
 	}
 	return values, err
-}
-
-// largest is the size of a Program's largest buffer.
-func largest(p *graph.Program) int64 {
-	bytes := int64(0)
-	for _, b := range p.Buffers {
-		bytes = max(bytes, b.Bytes)
-	}
-	return bytes
 }
 
 func (r *ExecutorRunner) once(ctx context.Context, p *Package, program *graph.Program, in []graph.Input, report func(graph.Progress)) ([]float32, error) {
