@@ -4,6 +4,7 @@ import (
 	"testing"
 
 	"github.com/drag-and-drop-lora/dnd/gpu"
+	"github.com/drag-and-drop-lora/dnd/graph"
 	"github.com/drag-and-drop-lora/dnd/internal/conformance"
 )
 
@@ -26,7 +27,7 @@ func BenchmarkConv(b *testing.B) {
 		{Name: "linear_384x1536_3072", Shape: [4]int{1, 384, 1, 3072}, Out: 1536, K: 1},
 	} {
 		b.Run(c.Name, func(b *testing.B) {
-			run, macs, err := c.Prepare(d)
+			run, macs, err := c.Prepare(d, graph.ConvWay{})
 			if err != nil {
 				b.Fatal(err)
 			}
@@ -36,6 +37,24 @@ func BenchmarkConv(b *testing.B) {
 				}
 			}
 			b.ReportMetric(2*float64(macs)*float64(b.N)/b.Elapsed().Seconds()/1e9, "GFLOPS")
+		})
+	}
+}
+
+// BenchmarkWays is each of the layers by direct summation and in the frequency domain, by
+// turns.
+func BenchmarkWays(b *testing.B) {
+	d := open(b, gpu.Options{Device: -1})
+	for _, c := range conformance.Layers {
+		b.Run(c.Name, func(b *testing.B) {
+			direct, fourier, err := c.Compare(b.Context(), d, b.N)
+			if err != nil {
+				b.Fatal(err)
+			}
+			b.ReportMetric(direct.Seconds(), "direct-s")
+			b.ReportMetric(fourier.Seconds(), "fourier-s")
+			b.ReportMetric(direct.Seconds()/fourier.Seconds(), "gain")
+			b.ReportMetric(0, "ns/op")
 		})
 	}
 }

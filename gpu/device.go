@@ -63,8 +63,6 @@ type Options struct {
 	// 64 MiB each for what is on its way to and from the device. 0 is no bound but the
 	// device's.
 	MemoryBudget int64
-	// Tuning is how Programs for the device are planned, nil where only a cost model decides.
-	Tuning *graph.Tuning
 	// Profile measures the parts of each run, Result.Parts, by waiting after each.
 	Profile bool
 }
@@ -130,6 +128,7 @@ func clamp(v uint64) int64 { return int64(min(v, 1<<62)) }
 type Device struct {
 	info    Info
 	options Options
+	tuning  *graph.Tuning
 
 	turn      chan struct{} // holds one token while somebody uses the fields below
 	instance  *wgpu.Instance
@@ -179,11 +178,14 @@ func Open(o Options) (*Device, error) {
 // Info describes the device.
 func (d *Device) Info() Info { return d.info }
 
+// Tune sets how Programs for the device are planned, nil where only a cost model decides.
+func (d *Device) Tune(t *graph.Tuning) { d.tuning = t }
+
 // Limits are the most that a Program for this device may require, and how it is planned
 // best.
 func (d *Device) Limits() graph.Limits {
 	limits := d.info.Limits
-	limits.Tuning = d.options.Tuning
+	limits.Tuning = d.tuning
 	if d.options.MemoryBudget > 0 {
 		var t graph.Tuning
 		if limits.Tuning != nil {

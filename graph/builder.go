@@ -40,6 +40,7 @@ type Builder struct {
 	packed  map[string][]shard
 	free    map[int64][]int
 	pinned  map[int]bool
+	shapes  []ConvShape // of convolutions, each once
 }
 
 type kernelEntry struct {
@@ -78,7 +79,7 @@ func NewBuilder(limits Limits) *Builder {
 	if limits.MaxStorageBufferBindingSize < 1<<12 || limits.MaxBufferSize < 1<<12 || limits.MaxComputeWorkgroupsPerDimension < 256 {
 		b.Fail(fmt.Errorf("graph: limits %+v are too small to plan with", limits))
 	}
-	if err := limits.Tuning.validate(); err != nil {
+	if err := limits.Tuning.Validate(); err != nil {
 		b.Fail(err)
 	}
 	return b

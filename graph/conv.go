@@ -1,6 +1,10 @@
 package graph
 
-import "github.com/drag-and-drop-lora/dnd/wgsl"
+import (
+	"slices"
+
+	"github.com/drag-and-drop-lora/dnd/wgsl"
+)
 
 // Axis says which of a tensor's axes N, H and W is the channel axis of a convolution.
 type Axis int
@@ -180,6 +184,9 @@ func (b *Builder) Conv(x *Tensor, c Conv) *Tensor {
 		return y
 	}
 	g := newGeometry(c, x, y)
+	if s := g.shape(); c.K > 1 && !slices.Contains(b.shapes, s) {
+		b.shapes = append(b.shapes, s)
+	}
 	if f := b.fourierPlan(&g); f != nil {
 		b.fourier(&g, f)
 		return y

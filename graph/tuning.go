@@ -54,18 +54,19 @@ type ConvWay struct {
 	Columns int `json:"columns,omitempty"`
 }
 
-// maxChoices bounds what a Tuning may list.
-const maxChoices = 4096
+// MaxChoices bounds how many shapes a Tuning may list.
+const MaxChoices = 4096
 
-func (t *Tuning) validate() error {
+// Validate checks a Tuning from elsewhere. nil is valid.
+func (t *Tuning) Validate() error {
 	if t == nil {
 		return nil
 	}
 	if t.Memory < 0 {
 		return fmt.Errorf("graph: a tuning for %d bytes of memory", t.Memory)
 	}
-	if len(t.Convs) > maxChoices {
-		return fmt.Errorf("graph: a tuning of %d convolutions, at most %d", len(t.Convs), maxChoices)
+	if len(t.Convs) > MaxChoices {
+		return fmt.Errorf("graph: a tuning of %d convolutions, at most %d", len(t.Convs), MaxChoices)
 	}
 	for _, c := range append([]ConvChoice{{Way: t.All}}, t.Convs...) {
 		if m := c.Way.Method; m != "" && m != Direct && m != Fourier {

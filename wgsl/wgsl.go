@@ -10,10 +10,14 @@ package wgsl
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"embed"
+	"encoding/hex"
 	"fmt"
+	"io/fs"
 	"slices"
 	"strings"
+	"sync"
 	"text/template"
 )
 
@@ -278,6 +282,25 @@ var table = []entry{
 		shared:    256 * 8,
 	},
 }
+
+// Hash is the same for the same kernels.
+func Hash() string { return hash() }
+
+var hash = sync.OnceValue(func() string {
+	h := sha256.New()
+	err := fs.WalkDir(files, ".", func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		text, err := files.ReadFile(path)
+		fmt.Fprintf(h, "%s %d\n%s", path, len(text), text)
+		return err
+	})
+	if err != nil {
+		panic(err) // the files are in the program
+	}
+	return hex.EncodeToString(h.Sum(nil)[:8])
+})
 
 // Names lists the kernels.
 func Names() []string {

@@ -88,8 +88,8 @@ func bench(flags *pflag.FlagSet) cli.Run {
 	flags.IntVar(&o.batch, "batch", 1, "conditions to decode at a time")
 	flags.IntVar(&o.runs, "runs", 1, "runs of each stage; the fastest counts")
 	flags.BoolVar(&o.count, "count", false, "only count the work")
-	flags.StringVar(&o.convolution, "convolution", convolutionAuto, "how a WebGPU device convolves: auto, direct or fourier")
-	cli.Values(flags, "convolution", convolutionAuto, string(graph.Direct), string(graph.Fourier))
+	flags.StringVar(&o.convolution, "convolution", convolutionAuto, "how a WebGPU device convolves: auto (as planned), tuned (as dndgen tune found), direct or fourier")
+	cli.Values(flags, "convolution", convolutionAuto, convolutionTuned, string(graph.Direct), string(graph.Fourier))
 	flags.BoolVar(&o.Profile, "kernels", false, "time every kernel, which makes a WebGPU device slower")
 	flags.StringVar(&o.out, "out", "", "file of results to add this one to, in place of one of the same shape and backend")
 	flags.StringVar(&o.compare, "compare", "", "file of results that this one must not be worse than, in work and efficiency")
@@ -123,7 +123,11 @@ func bench(flags *pflag.FlagSet) cli.Run {
 	}
 }
 
-const convolutionAuto = "auto"
+// Values of --convolution besides the methods.
+const (
+	convolutionAuto  = "auto"
+	convolutionTuned = "tuned"
+)
 
 func (o *benchOptions) check(flags *pflag.FlagSet) error {
 	if err := cli.Required(flags, "shape"); err != nil {
@@ -139,7 +143,11 @@ func (o *benchOptions) check(flags *pflag.FlagSet) error {
 	if o.against != "" && (o.count || o.compare != "" || o.out != "") {
 		return cli.Usagef("--against goes with none of --count, --compare and --out")
 	}
-	if o.convolution != convolutionAuto {
+	switch o.convolution {
+	case convolutionAuto:
+		o.Tuning = &graph.Tuning{}
+	case convolutionTuned:
+	default:
 		o.Tuning = &graph.Tuning{All: graph.ConvWay{Method: graph.Method(o.convolution)}}
 	}
 	return o.backendFlags.check()

@@ -16,6 +16,7 @@ func main() {
 		{Name: "import", Short: "make a generator package of an official checkpoint", Setup: importCheckpoint},
 		{Name: "madeup", Short: "make a generator package with made-up weights, to measure with", Setup: madeUp},
 		{Name: "bench", Short: "measure a backend on a generator's shape, with made-up weights", Setup: bench},
+		{Name: "tune", Short: "measure how a WebGPU device decodes fastest, and keep it for later runs", Setup: tuneDevice},
 		{Name: "serve", Short: "the page, on this machine: the same in a browser; with --api an HTTP API", Setup: serve, Grace: maxDrain + drainGrace},
 		{Name: "pull", Args: "SOURCE", Short: "fetch a generator from the Hugging Face hub or a URL, or its latest state", Setup: pull},
 		{Name: "list", Short: "the generators that were fetched", Setup: list},

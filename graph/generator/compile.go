@@ -98,6 +98,15 @@ func CompileDecode(m *Manifest, limits graph.Limits, batch int, dtype string) (*
 	return b.Program()
 }
 
+// Convolutions lists the shapes of the convolutions of decoding a batch, as package tune
+// measures them.
+func Convolutions(m *Manifest, limits graph.Limits, batch int) ([]graph.ConvShape, error) {
+	b := graph.NewBuilder(limits)
+	in := m.Decoder.Condition()
+	decoder.Build(b, m.Decoder, b.Input(InputCondition, [4]int{batch, in[0], in[1], in[2]}), decoder.Options{DType: F32})
+	return b.Convolutions(), b.Err()
+}
+
 // Feed is Compile's input for a batch of tokenised prompts: N texts of L tokens.
 func Feed(m *Manifest, b text.Batch) ([]graph.Input, error) {
 	if b.Texts != m.Condition.Texts || b.Length != m.Condition.Length {

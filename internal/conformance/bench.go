@@ -2,33 +2,70 @@ package conformance
 
 import (
 	"context"
+	"math"
+	"time"
 
 	"github.com/drag-and-drop-lora/dnd/graph"
 )
 
-// ConvBench is a convolution over axis N to time.
+// ConvBench is a convolution to time.
 type ConvBench struct {
 	Name   string
 	Shape  [4]int
+	Axis   graph.Axis
 	Out, K int
 }
 
-// Prepare makes the Program and runs it once, so that pipelines are compiled. run runs it
-// again; macs are its multiply-accumulates.
-func (c ConvBench) Prepare(exec graph.Executor) (run func(context.Context) error, macs int64, err error) {
-	p, err := build(c.Name, bound(0), func(b *graph.Builder) {
+// Prepare makes the Program of a way and runs it once, so that pipelines are compiled. run
+// runs it again; macs are the multiply-accumulates of direct summation.
+func (c ConvBench) Prepare(exec graph.Executor, way graph.ConvWay) (run func(context.Context) error, macs int64, err error) {
+	limits := bound(0)
+	limits.Tuning = &graph.Tuning{All: way}
+	p, err := build(c.Name, limits, func(b *graph.Builder) {
 		b.Stage("conv")
-		b.Read("y", b.Conv(b.Input("x", c.Shape), graph.Conv{Label: "conv", Weight: "w", DType: "F32", Bias: "bias", Axis: graph.AxisN, Out: c.Out, K: c.K}))
+		b.Read("y", b.Conv(b.Input("x", c.Shape), graph.Conv{Label: "conv", Weight: "w", DType: "F32", Bias: "bias", Axis: c.Axis, Out: c.Out, K: c.K}))
 	})
 	if err != nil {
 		return nil, 0, err
 	}
 	values := c.Shape[0] * c.Shape[1] * c.Shape[2] * c.Shape[3]
-	weights := Tensors{"w": uniform(1, c.Out*c.Shape[1]*c.K*c.K), "bias": uniform(2, c.Out)}
+	weights := Tensors{"w": uniform(1, c.Out*c.Shape[1+int(c.Axis)]*c.K*c.K), "bias": uniform(2, c.Out)}
 	in := []graph.Input{{Name: "x", Data: Floats(uniform(3, values))}}
 	run = func(ctx context.Context) error {
 		_, err := exec.Run(ctx, p, weights, in, nil)
 		return err
 	}
 	return run, int64(values) * int64(c.Out) * int64(c.K*c.K), run(context.Background())
+}
+
+// Layers are convolutions of the reference's decoders as they are, but for fewer outputs,
+// and in the first two fewer rows: what a software device can do in seconds.
+var Layers = []ConvBench{
+	{"0.5b first conv1w", [4]int{1, 128, 64, 384}, graph.AxisW, 64, 9},
+	{"0.5b first conv2h", [4]int{1, 64, 384, 128}, graph.AxisH, 64, 9},
+	{"0.5b middle linear2", [4]int{1, 512, 25, 200}, graph.AxisN, 64, 9},
+	{"0.5b last linear2", [4]int{1, 2048, 10, 130}, graph.AxisN, 96, 9},
+	{"7b last linear2", [4]int{1, 2048, 18, 514}, graph.AxisN, 8, 11},
+}
+
+// Compare times direct summation and the frequency domain by turns, the fastest of runs
+// each.
+func (c ConvBench) Compare(ctx context.Context, exec graph.Executor, runs int) (direct, fourier time.Duration, err error) {
+	times := [2]time.Duration{math.MaxInt64, math.MaxInt64}
+	var ways [2]func(context.Context) error
+	for i, method := range []graph.Method{graph.Direct, graph.Fourier} {
+		if ways[i], _, err = c.Prepare(exec, graph.ConvWay{Method: method}); err != nil {
+			return 0, 0, err
+		}
+	}
+	for range runs {
+		for i, run := range ways {
+			begin := time.Now()
+			if err := run(ctx); err != nil {
+				return 0, 0, err
+			}
+			times[i] = min(times[i], time.Since(begin))
+		}
+	}
+	return times[0], times[1], nil
 }

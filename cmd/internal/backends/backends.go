@@ -14,6 +14,7 @@ import (
 	"github.com/drag-and-drop-lora/dnd/graph/text"
 	"github.com/drag-and-drop-lora/dnd/trainer/backend"
 	"github.com/drag-and-drop-lora/dnd/trainer/infer"
+	"github.com/drag-and-drop-lora/dnd/tune"
 )
 
 // The backends. Auto is WebGPU if there is a real GPU, else PJRT if there is a plugin,
@@ -35,9 +36,12 @@ type Options struct {
 	Device  int    // an index of List, or -1 for the best; with Auto it chooses WebGPU
 	Memory  int64  // most bytes of device memory, 0 for no bound
 	Weights string // storage type on the device: "f32", "f16" or "q8"
-	// Tuning is how Programs are planned, nil where only a cost model decides.
+	// Tuning is how Programs are planned; nil is as package tune measured on the device, and
+	// as the planner's model says where it measured nothing.
 	Tuning  *graph.Tuning
 	Profile bool // measure the parts of each run, for Measured.Trace
+	// Note is told that what was measured on the device cannot be read; it may be nil.
+	Note func(string)
 }
 
 // Measured is what every Runner of Open can also do, to be measured.
@@ -69,6 +73,8 @@ func (i Info) Software() bool { return i.Type == "software" }
 // Device is an open WebGPU device, for callers that run Programs on it themselves.
 type Device interface {
 	graph.Holder
+	// Tuned is what package tune keeps the device's choices under.
+	Tuned() tune.Device
 	Close() error
 }
 
@@ -99,6 +105,9 @@ func Open(o Options, note func(string)) (generator.Runner, error) {
 }
 
 func openWebGPU(o Options, note func(string)) (generator.Runner, error) {
+	if o.Note == nil {
+		o.Note = note
+	}
 	d, name, err := OpenDevice(o)
 	if err != nil {
 		return nil, err
