@@ -2,8 +2,11 @@ package main
 
 import (
 	"context"
+	"errors"
 	"io"
 	"path/filepath"
+	"slices"
+	"strings"
 
 	"github.com/spf13/pflag"
 
@@ -21,12 +24,22 @@ func runScience(flags *pflag.FlagSet) cli.Run {
 	cli.Values(flags, "loss", science.Losses...)
 	strict := flags.Bool("strict", true, "also with a base that never saw the combinations that are held out (with --reduced: only if given)")
 	reduced := flags.Bool("reduced", false, "a smaller experiment of about a minute")
+	ablate := flags.StringSlice("ablate", nil, "instead, fit generators that differ in one thing each and score them on held out tasks of splits that no result is of: all, or some of "+strings.Join(science.Ablations(), ", "))
 	encoderDir := flags.String("encoder", filepath.Join("build", "deps", "minilm"), "text encoder (Hugging Face folder)")
 	name := flags.String("backend", backend.Auto, "auto, pjrt or cpu")
 	cli.Values(flags, "backend", backend.Auto, backend.PJRT, backend.CPU)
 	return func(ctx context.Context, e *cli.Env, _ []string) error {
 		if *splits < 1 || *splits > 16 {
 			return cli.Usagef("--splits is %d, expected 1 to 16", *splits)
+		}
+		names := *ablate
+		for _, name := range names {
+			if err := cli.OneOf("ablate", name, append([]string{"all"}, science.Ablations()...)...); err != nil {
+				return err
+			}
+		}
+		if slices.Contains(names, "all") {
+			names = science.Ablations()
 		}
 		c := science.Defaults()
 		if *reduced {
@@ -36,8 +49,11 @@ func runScience(flags *pflag.FlagSet) cli.Run {
 		if flags.Changed("strict") {
 			c.Strict = *strict
 		}
-		// The first of the splits that the recipe's choices were not made on.
+		// The first of the splits that no choice was made on, or of those for choices.
 		first := c.Splits[0]
+		if names != nil {
+			first = 1
+		}
 		c.Splits = nil
 		for i := range *splits {
 			c.Splits = append(c.Splits, first+int64(i))
@@ -48,14 +64,25 @@ func runScience(flags *pflag.FlagSet) cli.Run {
 		}
 		defer b.Finalize()
 		bar := e.Bar()
-		result, err := science.Run(ctx, c, *encoderDir, *out, b, func(p science.Progress) {
+		report := func(p science.Progress) {
 			if p.Total == 0 {
 				bar.Done()
 				e.Message("%s: %s", p.Stage, p.Note)
 				return
 			}
 			bar.Set(p.Stage, int64(p.Done), int64(p.Total), p.Note)
-		})
+		}
+		if names != nil {
+			list, err := science.Ablate(ctx, c, names, *encoderDir, *out, b, report)
+			bar.Done()
+			if err != nil {
+				return err
+			}
+			var failed error
+			err = e.Result(list, func(w io.Writer) { failed = science.AblationTable(w, list) })
+			return errors.Join(err, failed)
+		}
+		result, err := science.Run(ctx, c, *encoderDir, *out, b, report)
 		bar.Done()
 		if err != nil {
 			return err

@@ -1,7 +1,6 @@
 package lm
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"math"
@@ -119,6 +118,29 @@ func (t *GroupTuner) Close() {
 	t.exec.Finalize()
 }
 
+// Continue starts from one adapter a group, all with one A.
+func (t *GroupTuner) Continue(adapters []*lora.Adapter) error {
+	if len(adapters) != t.groups {
+		return fmt.Errorf("lm: %d adapters for %d groups", len(adapters), t.groups)
+	}
+	if err := t.Reset(0, adapters[0]); err != nil {
+		return err
+	}
+	for i, target := range t.base.Targets {
+		n := target.Out * t.base.Rank
+		b := make([]float32, 0, t.groups*n)
+		for g, a := range adapters {
+			if len(a.Pairs) != len(t.base.Targets) || len(a.Pairs[i].B) != n {
+				return fmt.Errorf("lm: adapter %d of %d has another shape than the model's at module %s", g+1, t.groups, target.Name)
+			}
+			b = append(b, a.Pairs[i].B...)
+		}
+		free(t.b[i : i+1])
+		t.b[i] = tensors.FromFlatDataAndDimensions(b, t.groups, target.Out, t.base.Rank)
+	}
+	return nil
+}
+
 // Step makes one step. The examples are those of the first group, then of the second and
 // so on, equally many each. It returns the mean over groups of the loss a token.
 func (t *GroupTuner) Step(examples []Example, rate float64) (float64, error) {
@@ -177,108 +199,4 @@ func (t *GroupTuner) Adapters() ([]*lora.Adapter, error) {
 		}
 	}
 	return list, nil
-}
-
-// Scorer scores examples with an adapter for each group of them.
-type Scorer struct {
-	m    *Model
-	size Size
-	exec *graph.Exec
-}
-
-// NewScorer prepares scoring of rows of one size.
-func (m *Model) NewScorer(size Size) (*Scorer, error) {
-	exec, err := graph.NewExec(m.b.Backend, func(in []*graph.Node) []*graph.Node {
-		w, a, b := m.split(in, 4)
-		nll, logits := m.Losses(w, a, scaled(b, in[3]), 1, in[0], in[1], in[2])
-		return []*graph.Node{nll, graph.ArgMax(logits, -1, in[2].DType())}
-	})
-	if err != nil {
-		return nil, fmt.Errorf("lm: build the score: %w", err)
-	}
-	exec.SetMaxCache(-1)
-	return &Scorer{m, size, exec}, nil
-}
-
-// Close frees what was compiled.
-func (s *Scorer) Close() { s.exec.Finalize() }
-
-// Outcome is one example's: whether every token of the answer was the most likely one,
-// and the negative log-likelihood of the answer in nats.
-type Outcome struct {
-	Exact bool
-	NLL   float64
-}
-
-// Score scores groups of equally many examples, group i with adapters[i]; nil adapters
-// are the base alone.
-func (s *Scorer) Score(ctx context.Context, groups [][]Example, adapters []*lora.Adapter) ([][]Outcome, error) {
-	if err := ctx.Err(); err != nil {
-		return nil, err
-	}
-	var examples []Example
-	for _, g := range groups {
-		if len(g) != len(groups[0]) {
-			return nil, fmt.Errorf("lm: groups of %d and %d examples, expected equally many", len(groups[0]), len(g))
-		}
-		examples = append(examples, g...)
-	}
-	in, err := paddedBatch(examples, s.size.Length, s.size.Answers)
-	if err != nil {
-		return nil, err
-	}
-	base := s.m.Config.Base(1, 1)
-	if adapters != nil {
-		if len(adapters) != len(groups) {
-			return nil, fmt.Errorf("lm: %d adapters for %d groups", len(adapters), len(groups))
-		}
-		base = adapters[0].Base
-	}
-	var a, b []*tensors.Tensor
-	for i, t := range base.Targets {
-		x, y := make([]float32, 0, len(groups)*base.Rank*t.In), make([]float32, 0, len(groups)*base.Rank*t.Out)
-		for _, adapter := range adapters {
-			x, y = append(x, adapter.Pairs[i].A...), append(y, adapter.Pairs[i].B...)
-		}
-		if adapters == nil {
-			a, b = append(a, zeros(1, t.In)), append(b, zeros(t.Out, 1))
-			continue
-		}
-		if len(x) != cap(x) || len(y) != cap(y) {
-			return nil, fmt.Errorf("lm: module %s: the adapters have different shapes", t.Name)
-		}
-		a = append(a, tensors.FromFlatDataAndDimensions(x, len(groups), base.Rank, t.In))
-		b = append(b, tensors.FromFlatDataAndDimensions(y, len(groups), t.Out, base.Rank))
-	}
-	defer free(a, b)
-	args := s.m.withWeights(append(in.args()[:3], float32(base.Alpha/float64(base.Rank))), slices.Concat(a, b))
-	out, err := s.m.call(s.exec, args)
-	if err != nil {
-		return nil, fmt.Errorf("lm: score: %w", err)
-	}
-	defer free(out)
-	nll, err := tensors.CopyFlatData[float32](out[0])
-	if err != nil {
-		return nil, err
-	}
-	best, err := tensors.CopyFlatData[int32](out[1])
-	if err != nil {
-		return nil, err
-	}
-	outcomes := make([][]Outcome, len(groups))
-	row := 0
-	for g := range groups {
-		for range groups[g] {
-			o := Outcome{Exact: true}
-			for j := range in.answers {
-				if k := row*in.answers + j; in.valid[k] > 0 {
-					o.NLL += float64(nll[k])
-					o.Exact = o.Exact && best[k] == in.labels[k]
-				}
-			}
-			outcomes[g] = append(outcomes[g], o)
-			row++
-		}
-	}
-	return outcomes, nil
 }

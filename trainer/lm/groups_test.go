@@ -3,8 +3,10 @@ package lm_test
 import (
 	"math"
 	"path/filepath"
+	"slices"
 	"testing"
 
+	"github.com/drag-and-drop-lora/dnd/graph/lora"
 	"github.com/drag-and-drop-lora/dnd/graph/safetensors"
 	"github.com/drag-and-drop-lora/dnd/trainer/adamw"
 	"github.com/drag-and-drop-lora/dnd/trainer/backend"
@@ -24,6 +26,52 @@ func counting(step int32) []lm.Example {
 	return list
 }
 
+// certain are the answers' tokens, with no other likely.
+func certain(list []lm.Example) []float32 {
+	next := make([]float32, len(list)*smallSize.Answers*small.Vocab)
+	for i, e := range list {
+		for j, token := range e.Answer {
+			next[(i*smallSize.Answers+j)*small.Vocab+int(token)] = 1
+		}
+	}
+	return next
+}
+
+// Where a prompt has two answers that are equally likely, a model trained on one of them
+// with what may come next finds the other as likely.
+func TestTrainerDistribution(t *testing.T) {
+	b := open(t, backend.PJRT)
+	m, err := lm.New(small, 1, b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	trainer, err := m.NewTrainer(adamw.Config{Beta1: 0.9, Beta2: 0.99, Epsilon: 1e-8, Clip: 1}, smallSize)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer trainer.Close()
+	told, other := lm.Example{Prompt: []int32{3}, Answer: []int32{5}}, lm.Example{Prompt: []int32{3}, Answer: []int32{7}}
+	next := certain([]lm.Example{told})
+	next[5], next[7] = 0.5, 0.5
+	loss := 0.0
+	for range 60 {
+		if loss, err = trainer.Step([]lm.Example{told}, next, 1e-2); err != nil {
+			t.Fatal(err)
+		}
+	}
+	e, err := m.Evaluate(t.Context(), []lm.Example{other}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if loss > 0.05 || math.Abs(e.NLL-math.Ln2) > 0.1 {
+		t.Errorf("divergence %v, %v nats for the answer that was not told, want nearly 0 and %v", loss, e.NLL, math.Ln2)
+	}
+	if _, err := trainer.Step([]lm.Example{told}, next[1:], 1e-2); err == nil {
+		t.Error("too few likelihoods were taken")
+	}
+}
+
 // A model that is trained from nothing learns, and its weights come back from a file.
 func TestTrainer(t *testing.T) {
 	b := open(t, backend.PJRT)
@@ -39,7 +87,7 @@ func TestTrainer(t *testing.T) {
 	defer trainer.Close()
 	var first, last float64
 	for i := range 60 {
-		if last, err = trainer.Step(counting(1), 1e-2); err != nil {
+		if last, err = trainer.Step(counting(1), certain(counting(1)), 1e-2); err != nil {
 			t.Fatal(err)
 		}
 		if i == 0 {
@@ -123,7 +171,7 @@ func TestGroups(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	scorer, err := m.NewScorer(smallSize)
+	scorer, err := m.NewScorer(2, smallSize)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -158,6 +206,49 @@ func TestGroups(t *testing.T) {
 		if math.Abs(nll-want.NLL) > 1e-4 || math.Abs(exact-want.Exact) > 1e-9 {
 			t.Errorf("group %d: %v nats and %v exact, want %+v", i, nll, exact, want)
 		}
+	}
+	// More pieces than a batch of the scorer has, of unequal length.
+	var many [][]lm.Example
+	var adapters []*lora.Adapter
+	for i := range 11 {
+		list := slices.Repeat(data[i%2], 5)
+		many, adapters = append(many, list[:20-i]), append(adapters, together[i%2])
+	}
+	scores, err := scorer.Score(t.Context(), many, adapters)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, list := range scores {
+		if len(list) != 20-i {
+			t.Fatalf("group %d: %d outcomes of %d examples", i, len(list), 20-i)
+		}
+		for j, o := range list {
+			if want := outcomes[i%2][j%4]; math.Abs(o.NLL-want.NLL) > 1e-4 || o.Exact != want.Exact {
+				t.Errorf("group %d, example %d: %+v, in a small batch %+v", i, j, o, want)
+			}
+		}
+	}
+	// Tuning goes on from adapters: with a rate of nothing, they stay.
+	again := tune(data...)
+	if err := again.Continue(together); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := again.Step(slices.Concat(data...), 0); err != nil {
+		t.Fatal(err)
+	}
+	same, err := again.Adapters()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for g := range same {
+		for j, p := range same[g].Pairs {
+			if !slices.Equal(p.A, together[g].Pairs[j].A) || !slices.Equal(p.B, together[g].Pairs[j].B) {
+				t.Fatalf("group %d, target %d is not what it was continued from", g, j)
+			}
+		}
+	}
+	if err := again.Continue(together[:1]); err == nil {
+		t.Error("one adapter for two groups was continued")
 	}
 	if _, err := scorer.Score(t.Context(), data, together[:1]); err == nil {
 		t.Error("one adapter for two groups was taken")

@@ -49,7 +49,7 @@ func TestBootstrap(t *testing.T) {
 	for i := range scores {
 		scores[i].Exact = float64(i%2)*0.4 + 0.3 // 0.3 and 0.7: mean 0.5, deviation 0.2
 	}
-	v := bootstrap(len(scores), func(tasks []int) float64 { return exactMean(scores, tasks) })
+	v := bootstrap(len(scores), func(tasks []int) float64 { return mean(scores, tasks, exact) })
 	half := 1.96 * 0.2 / math.Sqrt(40)
 	if math.Abs(v.Value-0.5) > 1e-9 || math.Abs(v.Low-(0.5-half)) > 0.02 || math.Abs(v.High-(0.5+half)) > 0.02 {
 		t.Errorf("interval %+v, want about 0.5 ± %.3f", v, half)

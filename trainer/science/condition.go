@@ -7,6 +7,7 @@ import (
 
 	"github.com/drag-and-drop-lora/dnd/graph/generator"
 	"github.com/drag-and-drop-lora/dnd/graph/safetensors"
+	"github.com/drag-and-drop-lora/dnd/graph/text"
 	"github.com/drag-and-drop-lora/dnd/trainer/backend"
 	"github.com/drag-and-drop-lora/dnd/trainer/infer"
 )
@@ -18,56 +19,100 @@ type conditions struct {
 	seen, unseen  map[Task][][]float32 // by wording
 }
 
-// encodePrompts encodes each task's prompts in both wordings. They are no records of the
-// corpus, so that a test task's prompts are not those that it is scored on.
-func encodePrompts(ctx context.Context, c *Config, dir string, b backend.Backend, report func(done, total int)) ([]safetensors.Tensor, error) {
+// reader is the text encoder.
+type reader struct {
+	p         *generator.Package
+	tokenizer *text.Tokenizer
+	runner    *infer.Runner
+	length    int
+	pads      string
+}
+
+func openReader(c *Config, dir string, b backend.Backend) (*reader, error) {
 	p, err := generator.OpenEncoder(dir, c.Generator.Texts, c.Generator.Length)
 	if err != nil {
 		return nil, err
 	}
-	defer p.Close()
-	tokenizer, err := p.Tokenizer()
-	if err != nil {
+	r := &reader{p: p, runner: infer.New(b), length: c.Generator.Length, pads: c.Generator.Pads}
+	if r.tokenizer, err = p.Tokenizer(); err != nil {
+		r.close()
 		return nil, err
 	}
-	r := infer.New(b)
-	defer r.Close()
+	return r, nil
+}
+
+func (r *reader) close() {
+	r.runner.Close()
+	r.p.Close()
+}
+
+// read is the prompts as the encoder reads them, (prompts, length, width), and the width.
+func (r *reader) read(ctx context.Context, prompts []string) ([]float32, int, error) {
+	in, err := r.tokenizer.Encode(prompts, r.length)
+	if err != nil {
+		return nil, 0, err
+	}
+	config := r.p.Manifest.Encoder.Config
+	v, err := r.runner.Encode(ctx, config, r.p.Weights(), in.IDs, in.Mask, len(prompts), r.length, r.pads, nil)
+	return v, config.HiddenSize, err
+}
+
+// encode encodes each task's prompts in both wordings, and those of the outsiders in
+// training's. They are no records of the corpus, so that a test task's prompts are not those
+// that it is scored on.
+func (r *reader) encode(ctx context.Context, c *Config, report func(done, total int)) ([]safetensors.Tensor, error) {
+	var sets []promptSet
+	for i, t := range append(tasks(c.Values), outsiders(c.Values)...) {
+		sets = append(sets, promptSet{t, false, seedPrompts + int64(i)})
+		if t[0] < c.Values[0] {
+			sets = append(sets, promptSet{t, true, seedPrompts + 1000 + int64(i)})
+		}
+	}
 	var list []safetensors.Tensor
-	all := tasks(c.Values)
-	config := p.Manifest.Encoder.Config
-	row := c.Prompts * c.Generator.Length * config.HiddenSize
 	// A call reads the encoder's weights, so it gets the prompts of several tasks.
-	for from := 0; from < len(all); from += encodeTasks {
-		group := all[from:min(from+encodeTasks, len(all))]
+	for from := 0; from < len(sets); from += encodeSets {
+		group := sets[from:min(from+encodeSets, len(sets))]
 		var prompts []string
-		for i, t := range group {
-			for wording, unseen := range []bool{false, true} {
-				for _, record := range t.records(seedPrompts+int64(1000*wording+from+i), c.Prompts, unseen) {
-					prompts = append(prompts, record.Prompt)
-				}
+		for _, x := range group {
+			for _, record := range x.task.records(x.seed, c.Prompts, x.unseen) {
+				prompts = append(prompts, record.Prompt)
 			}
 		}
-		in, err := tokenizer.Encode(prompts, c.Generator.Length)
+		v, width, err := r.read(ctx, prompts)
 		if err != nil {
 			return nil, err
 		}
-		v, err := r.Encode(ctx, config, p.Weights(), in.IDs, in.Mask, len(prompts), c.Generator.Length, pads, nil)
-		if err != nil {
-			return nil, err
+		row := len(v) / len(group)
+		for i, x := range group {
+			list = append(list, safetensors.FromFloat32s(conditionName(x.task, x.unseen), safetensors.F16, v[i*row:(i+1)*row], c.Prompts, c.Generator.Length, width))
 		}
-		for i, t := range group {
-			for wording, unseen := range []bool{false, true} {
-				at := (2*i + wording) * row
-				list = append(list, safetensors.FromFloat32s(conditionName(t, unseen), safetensors.F16, v[at:at+row], c.Prompts, c.Generator.Length, config.HiddenSize))
-			}
-		}
-		report(from+len(group), len(all))
+		report(from+len(group), len(sets))
 	}
 	return list, nil
 }
 
-// encodeTasks is how many tasks' prompts are encoded at a time.
-const encodeTasks = 12
+// promptSet are a task's prompts in one wording.
+type promptSet struct {
+	task   Task
+	unseen bool
+	seed   int64
+}
+
+// encodeSets is how many of them are encoded at a time.
+const encodeSets = 24
+
+// outsiders are tasks of an operation that is none of the experiment's, in every vocabulary
+// and style: none for an experiment of all operations.
+func outsiders(values [3]int) []Task {
+	if values[0] == len(operations) {
+		return nil
+	}
+	var list []Task
+	for _, t := range tasks([3]int{1, values[1], values[2]}) {
+		list = append(list, Task{values[0], t[1], t[2]})
+	}
+	return list
+}
 
 func conditionName(t Task, unseen bool) string {
 	if unseen {
@@ -76,13 +121,16 @@ func conditionName(t Task, unseen bool) string {
 	return t.String()
 }
 
-func readConditions(f *safetensors.File, list []Task) (*conditions, error) {
+func readConditions(f *safetensors.File, c *Config) (*conditions, error) {
 	d := &conditions{seen: map[Task][][]float32{}, unseen: map[Task][][]float32{}}
-	for _, t := range list {
+	for _, t := range append(tasks(c.Values), outsiders(c.Values)...) {
 		for _, part := range []struct {
 			to     map[Task][][]float32
 			unseen bool
 		}{{d.seen, false}, {d.unseen, true}} {
+			if part.unseen && t[0] >= c.Values[0] {
+				continue
+			}
 			name := conditionName(t, part.unseen)
 			info, ok := f.Lookup(name)
 			if !ok || len(info.Shape) != 3 {

@@ -11,80 +11,59 @@ import (
 	"github.com/drag-and-drop-lora/dnd/trainer/lm"
 )
 
-// The methods that are compared, in the order of the tables.
-const (
-	MethodBase      = "base"
-	MethodMean      = "mean training LoRA"
-	MethodBest      = "best training LoRA (picked on the test)"
-	MethodAverage   = "weight average"
-	MethodNearest   = "nearest neighbour"
-	MethodAdditive  = "additive (true attributes)"
-	MethodRidge     = "ridge"
-	MethodJoint     = "joint LoRA"
-	MethodForeign   = "generated, foreign prompts"
-	MethodShuffled  = "generated, shuffled prompts"
-	MethodGenerated = "generated"
-	MethodOwn       = "own-task LoRA"
-)
-
-// Methods are all of them.
-var Methods = []string{MethodBase, MethodMean, MethodBest, MethodAverage, MethodNearest, MethodAdditive, MethodRidge, MethodJoint,
-	MethodForeign, MethodShuffled, MethodGenerated, MethodOwn}
-
-// TaskScore is how a method does on one task, over records and, where prompts are drawn,
-// over draws.
-type TaskScore struct {
-	Exact float64 `json:"exact"` // share of exact matches
-	NLL   float64 `json:"nll"`   // nats an answer
-	draws []float64
-}
-
-func scoreOf(draws ...[]lm.Outcome) TaskScore {
-	var s TaskScore
-	for _, outcomes := range draws {
-		exact := 0.0
-		for _, o := range outcomes {
-			if o.Exact {
-				exact++
-			}
-			s.NLL += o.NLL / float64(len(outcomes)*len(draws))
-		}
-		s.draws = append(s.draws, exact/float64(len(outcomes)))
-		s.Exact += exact / float64(len(outcomes)*len(draws))
-	}
-	return s
-}
-
 // contest is what the methods are compared on: a split's tasks of one kind in one wording.
 type contest struct {
 	c       *Config
-	scorer  *lm.Scorer
+	scorers *scorers
 	x       *material
 	tasks   []Task
 	own     []*lora.Adapter // of tasks
-	records [][]lm.Example  // of each task
+	exams   []exams         // of tasks
 	prompts map[Task][][]float32
+	options bool // whether scores have them
+}
+
+// scorers are the base for prompts as they are, and for longer ones.
+type scorers struct{ plain, wide *lm.Scorer }
+
+func (s *scorers) open(m *lm.Model, rank int) (err error) {
+	if s.plain, err = m.NewScorer(rank, size); err != nil {
+		return err
+	}
+	s.wide, err = m.NewScorer(rank, lm.Size{Length: (1 + shots) * (size.Length + 1), Answers: size.Answers})
+	return err
+}
+
+func (s *scorers) close() {
+	for _, scorer := range []*lm.Scorer{s.plain, s.wide} {
+		if scorer != nil {
+			scorer.Close()
+		}
+	}
 }
 
 // held makes the contest of a split's test or validation tasks.
-func held(c *Config, scorer *lm.Scorer, x *material, test, unseen bool) *contest {
-	k := &contest{c: c, scorer: scorer, x: x, tasks: x.split.Validation, own: x.loras.last()[len(x.split.Train):]}
+func held(c *Config, scorers *scorers, x *material, test, unseen bool) *contest {
+	k := &contest{c: c, scorers: scorers, x: x, tasks: x.split.Validation, own: x.loras.last()[len(x.split.Train):], options: test}
 	if test {
 		k.tasks, k.own = x.split.Test, k.own[len(x.split.Validation):]
 	}
 	k.own = k.own[:len(k.tasks)]
-	from := x.corpus.seen
-	k.prompts = x.conditions.seen
-	if unseen {
-		from, k.prompts = x.corpus.unseen, x.conditions.unseen
-	}
-	k.records = gather(from, k.tasks)
+	k.ask(unseen)
 	return k
 }
 
-// score scores one adapter a task; nil is the base.
-func (k *contest) score(ctx context.Context, adapters []*lora.Adapter) ([][]lm.Outcome, error) {
-	return k.scorer.Score(ctx, k.records, adapters)
+// ask takes the exams and prompts of the tasks in one wording.
+func (k *contest) ask(unseen bool) {
+	from := k.x.corpus.seen
+	k.prompts = k.x.conditions.seen
+	if unseen {
+		from, k.prompts = k.x.corpus.unseen, k.x.conditions.unseen
+	}
+	k.exams = nil
+	for _, t := range k.tasks {
+		k.exams = append(k.exams, from[t])
+	}
 }
 
 // conditions draws a condition for every task, from its own prompts, from those of the
@@ -109,40 +88,43 @@ func (k *contest) conditions(draw int, from string) [][]float32 {
 	return list
 }
 
+// optionDraws is how many draws of prompts options are scored for.
+const optionDraws = 2
+
 // repeated scores what build gives for each draw of prompts.
 func (k *contest) repeated(ctx context.Context, draws int, from string, build func(conditions [][]float32) ([]*lora.Adapter, error)) ([]TaskScore, error) {
-	all := make([][][]lm.Outcome, len(k.tasks))
+	all := make([][]TaskScore, len(k.tasks))
 	for draw := range draws {
 		adapters, err := build(k.conditions(draw, from))
 		if err != nil {
 			return nil, err
 		}
-		outcomes, err := k.score(ctx, adapters)
+		scores, err := grade(ctx, k.scorers.plain, k.plain(), adapters, k.options && draw < optionDraws)
 		if err != nil {
 			return nil, err
 		}
 		for i := range k.tasks {
-			all[i] = append(all[i], outcomes[i])
+			all[i] = append(all[i], scores[i])
 		}
 	}
 	scores := make([]TaskScore, len(k.tasks))
 	for i := range scores {
-		scores[i] = scoreOf(all[i]...)
+		scores[i] = over(all[i], optionDraws)
 	}
 	return scores, nil
 }
 
-// simple scores one adapter a task, without draws.
+// simple scores one adapter a task, without draws; nil is the base.
 func (k *contest) simple(ctx context.Context, adapters []*lora.Adapter) ([]TaskScore, error) {
-	outcomes, err := k.score(ctx, adapters)
-	if err != nil {
-		return nil, err
+	return grade(ctx, k.scorers.plain, k.plain(), adapters, k.options)
+}
+
+func (k *contest) plain() []exam {
+	list := make([]exam, len(k.exams))
+	for i, e := range k.exams {
+		list[i] = e.plain
 	}
-	scores := make([]TaskScore, len(outcomes))
-	for i := range scores {
-		scores[i] = scoreOf(outcomes[i])
-	}
-	return scores, nil
+	return list
 }
 
 func repeat(a *lora.Adapter, n int) []*lora.Adapter {
@@ -153,36 +135,29 @@ func repeat(a *lora.Adapter, n int) []*lora.Adapter {
 	return list
 }
 
-// meanScore is the mean over tasks.
-func meanScore(scores []TaskScore) TaskScore {
-	var m TaskScore
-	for _, s := range scores {
-		m.Exact += s.Exact / float64(len(scores))
-		m.NLL += s.NLL / float64(len(scores))
-	}
-	return m
-}
-
-// crossRecords is how many of a task's records each training LoRA is scored on.
-const crossRecords = 16
+// crossRecords and crossOptions are of how many records each training LoRA is scored on.
+const (
+	crossRecords = 16
+	crossOptions = 2
+)
 
 // training scores every training LoRA on every task: their mean, and the best one of each
 // task by exact match, then likelihood, on these very records.
 func (k *contest) training(ctx context.Context) (mean, best []TaskScore, err error) {
-	part := *k
-	part.records = nil
-	for _, r := range k.records {
-		part.records = append(part.records, r[:min(crossRecords, len(r))])
+	part := k.plain()
+	for i, e := range part {
+		part[i] = e.first(crossRecords, crossOptions)
 	}
 	mean, best = make([]TaskScore, len(k.tasks)), make([]TaskScore, len(k.tasks))
 	n := len(k.x.split.Train)
 	for j, a := range k.x.loras.last()[:n] {
-		scores, err := part.simple(ctx, repeat(a, len(k.tasks)))
+		scores, err := grade(ctx, k.scorers.plain, part, repeat(a, len(k.tasks)), k.options)
 		if err != nil {
 			return nil, nil, err
 		}
 		for i, s := range scores {
 			mean[i].Exact += s.Exact / float64(n)
+			mean[i].Option += s.Option / float64(n)
 			mean[i].NLL += s.NLL / float64(n)
 			if b := best[i]; j == 0 || s.Exact > b.Exact || s.Exact == b.Exact && s.NLL < b.NLL {
 				best[i] = s
@@ -300,6 +275,16 @@ func (k *contest) rivals(ctx context.Context, l *linear, r *ridge, joint *lora.A
 			return nil, err
 		}
 	}
+	var format, few []exam
+	for _, e := range k.exams {
+		format, few = append(format, e.formatted), append(few, e.fewShot)
+	}
+	if all[MethodFormat], err = grade(ctx, k.scorers.wide, format, nil, k.options); err != nil {
+		return nil, err
+	}
+	if all[MethodFewShot], err = grade(ctx, k.scorers.wide, few, nil, k.options); err != nil {
+		return nil, err
+	}
 	if all[MethodMean], all[MethodBest], err = k.training(ctx); err != nil {
 		return nil, err
 	}
@@ -318,13 +303,12 @@ func (k *contest) rivals(ctx context.Context, l *linear, r *ridge, joint *lora.A
 
 // generated scores a generator: from each task's own prompts, and from the controls'.
 func (k *contest) generated(ctx context.Context, g *network, f *fitted, all map[string][]TaskScore) error {
-	build := func(conditions [][]float32) ([]*lora.Adapter, error) { return g.generate(f, conditions) }
 	for _, x := range []struct {
 		method string
 		draws  int
 	}{{MethodGenerated, k.c.Draws}, {MethodForeign, 1}, {MethodShuffled, 1}} {
 		var err error
-		if all[x.method], err = k.repeated(ctx, x.draws, x.method, build); err != nil {
+		if all[x.method], err = k.repeated(ctx, x.draws, x.method, g.by(f)); err != nil {
 			return fmt.Errorf("%s: %w", x.method, err)
 		}
 	}

@@ -58,6 +58,10 @@ func (g *network) close() {
 
 // decode is condition (items,N,L,C) to standardised weight tokens (items,T,h,w).
 func (g *network) decode(params []*graph.Node, condition *graph.Node) *graph.Node {
+	if g.c.Generator.Pooled {
+		shape := condition.Shape().Dimensions
+		condition = graph.BroadcastToDims(graph.ReduceAndKeep(condition, graph.ReduceMean, 1), shape...)
+	}
 	plain := g.config
 	plain.Affine = false
 	p := model.Params{}
@@ -258,20 +262,41 @@ func cosine(rate float64, step, steps, warmUp int) float64 {
 	return rate * warm * (0.01 + 0.99*(1+math.Cos(math.Pi*float64(step)/float64(steps)))/2)
 }
 
+// forwardItems is how many conditions the generator is compiled for.
+const forwardItems = 8
+
 // generate makes an adapter of each condition (N,L,C).
 func (g *network) generate(f *fitted, list [][]float32) ([]*lora.Adapter, error) {
-	c := &g.c.Generator
-	var condition []float32
-	for _, x := range list {
-		condition = append(condition, x...)
-	}
-	in := tensors.FromFlatDataAndDimensions(condition, len(list), c.Texts, c.Length, g.config.Features[0][2])
-	args, own := []any{in}, []*tensors.Tensor{in}
+	var params []*tensors.Tensor
 	for i, t := range g.list {
-		v := tensors.FromFlatDataAndDimensions(f.params[i], t.Shape...)
-		args, own = append(args, v), append(own, v)
+		params = append(params, tensors.FromFlatDataAndDimensions(f.params[i], t.Shape...))
 	}
-	defer func() { free(own) }()
+	defer func() { free(params) }()
+	var adapters []*lora.Adapter
+	for from := 0; from < len(list); from += forwardItems {
+		some, err := g.some(f, params, list[from:min(from+forwardItems, len(list))])
+		if err != nil {
+			return nil, err
+		}
+		adapters = append(adapters, some...)
+	}
+	return adapters, nil
+}
+
+// some is generate for at most forwardItems conditions.
+func (g *network) some(f *fitted, params []*tensors.Tensor, list [][]float32) ([]*lora.Adapter, error) {
+	c := &g.c.Generator
+	item := c.Texts * c.Length * g.config.Features[0][2]
+	condition := make([]float32, forwardItems*item)
+	for i, x := range list {
+		copy(condition[i*item:], x)
+	}
+	in := tensors.FromFlatDataAndDimensions(condition, forwardItems, c.Texts, c.Length, g.config.Features[0][2])
+	defer in.MustFinalizeAll()
+	args := []any{in}
+	for _, v := range params {
+		args = append(args, v)
+	}
 	out, err := g.forward.Call(args...)
 	if err != nil {
 		return nil, fmt.Errorf("science: generate: %w", err)
@@ -294,6 +319,11 @@ func (g *network) generate(f *fitted, list [][]float32) ([]*lora.Adapter, error)
 		}
 	}
 	return adapters, nil
+}
+
+// by makes adapters of conditions by a fitted generator.
+func (g *network) by(f *fitted) func([][]float32) ([]*lora.Adapter, error) {
+	return func(conditions [][]float32) ([]*lora.Adapter, error) { return g.generate(f, conditions) }
 }
 
 // stepsName is the tensor that says after how many steps a candidate was taken.

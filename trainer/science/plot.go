@@ -51,7 +51,7 @@ func (r *Result) plot(w io.Writer) error {
 			bar.Color, bar.LineStyle.Width = m.color, 0
 			p.Add(bar)
 			if k == 0 {
-				p.Legend.Add(m.method, bar)
+				p.Legend.Add(Labels[m.method], bar)
 			}
 		}
 		whiskers, err := plotter.NewYErrorBars(errors)
@@ -62,7 +62,7 @@ func (r *Result) plot(w io.Writer) error {
 	}
 	var names []string
 	for _, c := range r.Summary {
-		names = append(names, c.Condition)
+		names = append(names, Labels[c.Condition])
 	}
 	p.NominalX(names...)
 	p.X.Min, p.X.Max = -0.5, float64(len(names))-0.5
@@ -77,3 +77,39 @@ func (r *Result) plot(w io.Writer) error {
 	_, err = picture.WriteTo(w)
 	return err
 }
+
+// plotSizes draws exact match against the generator's bytes at 8 bits: of the recipe and of
+// the changes that only make it larger or smaller.
+func plotSizes(w io.Writer, list []Ablation) error {
+	p := plot.New()
+	p.Title.Text = "Exact match on held out tasks by the generator's size"
+	p.X.Label.Text, p.Y.Label.Text, p.Y.Min, p.Y.Max = "kB at 8 bits a weight", "exact match", 0, 1
+	var points plotter.XYs
+	var labels []string
+	for _, a := range list {
+		if sizes[a.Name] {
+			points = append(points, plotter.XY{X: float64(a.Weights) / 1000, Y: a.Exact.Value})
+			labels = append(labels, " "+a.Label)
+		}
+	}
+	if len(points) > 0 {
+		dots, err := plotter.NewScatter(points)
+		if err != nil {
+			return err
+		}
+		names, err := plotter.NewLabels(plotter.XYLabels{XYs: points, Labels: labels})
+		if err != nil {
+			return err
+		}
+		p.Add(dots, names)
+		p.X.Min, p.X.Max = 0, 1.4*p.X.Max
+	}
+	picture, err := p.WriterTo(18*vg.Centimeter, 11*vg.Centimeter, "png")
+	if err != nil {
+		return err
+	}
+	_, err = picture.WriteTo(w)
+	return err
+}
+
+var sizes = map[string]bool{"recipe": true, "kernel-1": true, "channels-quarter": true, "channels-half": true, "channels-double": true}

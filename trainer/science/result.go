@@ -14,21 +14,25 @@ import (
 type Result struct {
 	Device  string             `json:"device"`
 	Config  Config             `json:"config"`
+	Labels  map[string]string  `json:"labels"`  // of the names of methods and conditions
 	Seconds map[string]float64 `json:"seconds"` // by stage; of those kept from an earlier run, what they took then
 	// Summary has a contest for each condition, over the tasks of all splits.
 	Summary  []Contest `json:"summary"`
 	Contests []Contest `json:"contests"` // by split
+
+	Calibration *Calibration `json:"calibration,omitempty"`
+	Cost        *Cost        `json:"cost,omitempty"`
 }
 
 // Contest is all methods on the test tasks under one condition.
 type Contest struct {
 	Condition string             `json:"condition"`
 	Splits    []int64            `json:"splits"`
-	Average   map[string]Average `json:"average"`
-	// Leads are by how much the generated adapters' exact match exceeds that of each rival.
-	Leads   map[string]Interval `json:"leads"`
-	Choices []Choices           `json:"choices"` // of each split
-	Tasks   []TaskResult        `json:"tasks"`
+	Average   map[string]Average `json:"average"` // by method
+	// Leads are by how much the generated adapters lead each rival.
+	Leads   map[string]Lead `json:"leads"`
+	Choices []Choices       `json:"choices"` // of each split
+	Tasks   []TaskResult    `json:"tasks"`
 
 	scores map[string][]TaskScore
 }
@@ -44,7 +48,7 @@ type Choices struct {
 type TaskResult struct {
 	Task    string               `json:"task"`
 	Split   int64                `json:"split"`
-	Methods map[string]TaskScore `json:"methods"`
+	Methods map[string]TaskScore `json:"methods"` // by name
 }
 
 // Find is the contest under a condition over all splits, nil if there was none.
@@ -73,7 +77,7 @@ func (r *Result) add(split int64, condition string, list []Task, scores map[stri
 
 func (k *Contest) summarise() {
 	k.Average = averages(k.scores)
-	k.Leads = map[string]Interval{}
+	k.Leads = map[string]Lead{}
 	for method, s := range k.scores {
 		if method != MethodGenerated {
 			k.Leads[method] = lead(k.scores[MethodGenerated], s)
@@ -84,7 +88,7 @@ func (k *Contest) summarise() {
 // summarise joins the contests of all splits.
 func (r *Result) summarise() {
 	r.Summary = nil
-	for _, condition := range []string{UnseenTask, UnseenWording, StrictTask} {
+	for _, condition := range Conditions {
 		all := Contest{Condition: condition, scores: map[string][]TaskScore{}}
 		for _, k := range r.Contests {
 			if k.Condition != condition {
@@ -131,11 +135,11 @@ func (r *Result) write(out string) error {
 func (r *Result) Markdown(w io.Writer) error {
 	p := &printer{w: w}
 	for _, k := range r.Summary {
-		p.print("### %s\n\n| method | exact match | %% of the gap |", k.Condition)
+		p.print("### %s\n\n| method | exact match | %% of the gap |", Labels[k.Condition])
 		for _, s := range k.Splits {
 			p.print(" split %d |", s)
 		}
-		p.print(" NLL |\n|---|---|---|")
+		p.print(" right among %d | NLL |\n|---|---|---|---|", r.Config.options())
 		for range k.Splits {
 			p.print("---|")
 		}
@@ -146,13 +150,13 @@ func (r *Result) Markdown(w io.Writer) error {
 			if a.Deviation > 0 {
 				deviation = fmt.Sprintf(" ± %.3f", a.Deviation)
 			}
-			p.print("| %s | %.3f%s (%.3f to %.3f) | %.0f (%.0f to %.0f) |", method, a.Exact.Value, deviation, a.Exact.Low, a.Exact.High, 100*a.Gap.Value, 100*a.Gap.Low, 100*a.Gap.High)
+			p.print("| %s | %.3f%s (%.3f to %.3f) | %.0f (%.0f to %.0f) |", Labels[method], a.Exact.Value, deviation, a.Exact.Low, a.Exact.High, 100*a.Gap.Value, 100*a.Gap.Low, 100*a.Gap.High)
 			for _, split := range r.Contests {
 				if split.Condition == k.Condition {
 					p.print(" %.3f |", split.Average[method].Exact.Value)
 				}
 			}
-			p.print(" %.2f (%.2f to %.2f) |\n", a.NLL.Value, a.NLL.Low, a.NLL.High)
+			p.print(" %.3f (%.3f to %.3f) | %.2f (%.2f to %.2f) |\n", a.Option.Value, a.Option.Low, a.Option.High, a.NLL.Value, a.NLL.Low, a.NLL.High)
 		}
 		p.print("\nGenerated leads")
 		for i, method := range []string{MethodRidge, MethodJoint, MethodNearest, MethodAdditive} {
@@ -160,7 +164,7 @@ func (r *Result) Markdown(w io.Writer) error {
 				p.print(",")
 			}
 			l := k.Leads[method]
-			p.print(" %s by %+.3f (%+.3f to %+.3f)", method, l.Value, l.Low, l.High)
+			p.print(" %s by %+.3f (%+.3f to %+.3f) and %.2f nats", Labels[method], l.Exact.Value, l.Exact.Low, l.Exact.High, l.NLL.Value)
 		}
 		p.print(".\n\n")
 	}

@@ -13,13 +13,6 @@ import (
 	"github.com/drag-and-drop-lora/dnd/trainer/lm"
 )
 
-// The conditions that methods are compared under.
-const (
-	UnseenTask    = "unseen combination"
-	UnseenWording = "unseen combination, unseen wording"
-	StrictTask    = "unseen combination, unseen by the base too"
-)
-
 // Progress is how far a stage is, or, with no total, a finding worth printing.
 type Progress struct {
 	Stage       string
@@ -35,10 +28,12 @@ type experiment struct {
 	store   store
 	report  func(Progress)
 	m       *lm.Model
-	scorer  *lm.Scorer
+	scorers scorers
+	tuners  tuners
 	corpus  *corpus
 	prompts *conditions
 	net     *network
+	reader  *reader
 	result  *Result
 }
 
@@ -46,52 +41,16 @@ type experiment struct {
 // goes on there; OUT/result.json, result.md and result.png are what came out. encoderDir is
 // the text encoder in Hugging Face layout. report may be nil.
 func Run(ctx context.Context, c Config, encoderDir, out string, b backend.Backend, report func(Progress)) (*Result, error) {
-	if report == nil {
-		report = func(Progress) {}
-	}
-	if err := c.Validate(); err != nil {
-		return nil, err
-	}
-	var splits []Split
-	for _, seed := range c.Splits {
-		s, err := newSplit(seed, &c)
-		if err != nil {
-			return nil, err
-		}
-		splits = append(splits, s)
-	}
-	e := &experiment{c: &c, b: b, store: store{dir: stagesDir(out)}, report: report, result: &Result{Config: c, Device: b.Device, Seconds: map[string]float64{}}}
-	if err := os.MkdirAll(e.store.dir, 0o755); err != nil {
+	splits, err := c.deal()
+	if err != nil {
 		return nil, err
 	}
 	begin := time.Now()
-	var err error
-	if e.corpus, err = newCorpus(&c); err != nil {
-		return nil, err
-	}
-	f, err := e.stage("conditions", []any{c.Values, c.Prompts, c.Generator.Length, encoderDir}, func(report func(done, total int, note string)) ([]safetensors.Tensor, error) {
-		return encodePrompts(ctx, &c, encoderDir, b, func(done, total int) { report(done, total, "") })
-	})
+	e, err := open(ctx, &c, encoderDir, store{dir: stagesDir(out)}, b, report)
 	if err != nil {
 		return nil, err
 	}
-	e.prompts, err = readConditions(f, tasks(c.Values))
-	f.Close()
-	if err != nil {
-		return nil, err
-	}
-	if e.m, err = lm.New(c.model(), c.Base.Seed, b); err != nil {
-		return nil, err
-	}
-	defer e.m.Close()
-	if e.scorer, err = e.m.NewScorer(size); err != nil {
-		return nil, err
-	}
-	defer e.scorer.Close()
-	if e.net, err = newNetwork(&c, e.prompts.width, e.m, b); err != nil {
-		return nil, err
-	}
-	defer e.net.close()
+	defer e.close()
 	for _, strict := range []bool{false, true} {
 		for i := range splits {
 			if strict && !c.Strict {
@@ -111,6 +70,82 @@ func Run(ctx context.Context, c Config, encoderDir, out string, b backend.Backen
 	return e.result, nil
 }
 
+// deal are a valid configuration's splits.
+func (c *Config) deal() ([]Split, error) {
+	if err := c.Validate(); err != nil {
+		return nil, err
+	}
+	var splits []Split
+	for _, seed := range c.Splits {
+		s, err := newSplit(seed, c)
+		if err != nil {
+			return nil, err
+		}
+		splits = append(splits, s)
+	}
+	return splits, nil
+}
+
+// open prepares what all variants share.
+func open(ctx context.Context, c *Config, encoderDir string, s store, b backend.Backend, report func(Progress)) (*experiment, error) {
+	if report == nil {
+		report = func(Progress) {}
+	}
+	if err := os.MkdirAll(s.dir, 0o755); err != nil {
+		return nil, err
+	}
+	e := &experiment{c: c, b: b, store: s, report: report, result: &Result{Config: *c, Labels: Labels, Device: b.Device, Seconds: map[string]float64{}}}
+	if err := e.open(ctx, encoderDir); err != nil {
+		e.close()
+		return nil, err
+	}
+	return e, nil
+}
+
+func (e *experiment) open(ctx context.Context, encoderDir string) (err error) {
+	c := e.c
+	if e.corpus, err = newCorpus(c); err != nil {
+		return err
+	}
+	if e.reader, err = openReader(c, encoderDir, e.b); err != nil {
+		return err
+	}
+	f, err := e.stage("conditions", []any{c.Values, c.Prompts, c.Generator.Length, c.Generator.Pads, encoderDir}, func(report func(done, total int, note string)) ([]safetensors.Tensor, error) {
+		return e.reader.encode(ctx, c, func(done, total int) { report(done, total, "") })
+	})
+	if err != nil {
+		return err
+	}
+	e.prompts, err = readConditions(f, c)
+	f.Close()
+	if err != nil {
+		return err
+	}
+	if e.m, err = lm.New(c.model(), c.Base.Seed, e.b); err != nil {
+		return err
+	}
+	e.tuners = tuners{e.m, &c.LoRA, map[tunerKind]*lm.GroupTuner{}}
+	if err := e.scorers.open(e.m, c.LoRA.Rank); err != nil {
+		return err
+	}
+	e.net, err = newNetwork(c, e.prompts.width, e.m, e.b)
+	return err
+}
+
+func (e *experiment) close() {
+	if e.net != nil {
+		e.net.close()
+	}
+	e.scorers.close()
+	e.tuners.close()
+	if e.m != nil {
+		e.m.Close()
+	}
+	if e.reader != nil {
+		e.reader.close()
+	}
+}
+
 // stage is store.stage with progress and time.
 func (e *experiment) stage(name string, key any, fill func(report func(done, total int, note string)) ([]safetensors.Tensor, error)) (*safetensors.File, error) {
 	f, seconds, err := e.store.stage(name, key, func() ([]safetensors.Tensor, error) {
@@ -120,48 +155,53 @@ func (e *experiment) stage(name string, key any, fill func(report func(done, tot
 	return f, err
 }
 
-// variant runs a split, with a base that saw all combinations or, strict, only the
-// training's.
-func (e *experiment) variant(ctx context.Context, s *Split, strict bool) error {
+// collect gives the model the base that saw all combinations or, strict, only the
+// training's, and makes a split's LoRAs. key is what they depend on.
+func (e *experiment) collect(ctx context.Context, s *Split, strict bool) (x *material, prefix string, key []any, err error) {
 	c := e.c
-	prefix := fmt.Sprintf("split%d-", s.Seed)
+	prefix = fmt.Sprintf("split%d-", s.Seed)
 	list, more, baseName := tasks(c.Values), []Task(nil), "base"
 	if strict {
 		prefix += "strict-"
 		list, more, baseName = s.Train, further(c.Values, c.Further), prefix+"base"
 	}
 	note := func(loss float64) string { return fmt.Sprintf("loss %.4f", loss) }
-	key := []any{c.Values, c.Base, list, more}
+	key = []any{c.Values, c.Base, list, more}
 	f, err := e.stage(baseName, key, func(report func(int, int, string)) ([]safetensors.Tensor, error) {
 		return trainBase(ctx, c, list, more, e.b, func(done, total int, loss float64) { report(done, total, note(loss)) })
 	})
 	if err != nil {
-		return err
+		return nil, "", nil, err
 	}
 	err = e.m.Replace(f)
 	f.Close()
 	if err != nil {
-		return err
+		return nil, "", nil, err
 	}
-
 	key = append(key, *s, s.Train, s.Validation, s.Test, c.Records, c.LoRA)
 	if f, err = e.stage(prefix+"loras", key, func(report func(int, int, string)) ([]safetensors.Tensor, error) {
-		l, err := tune(ctx, c, e.m, e.corpus, s, func(done, total int, loss float64) { report(done, total, note(loss)) })
+		l, err := tune(ctx, c, &e.tuners, e.corpus, s, func(done, total int, loss float64) { report(done, total, note(loss)) })
 		if err != nil {
 			return nil, err
 		}
 		return l.tensors(), nil
 	}); err != nil {
-		return err
+		return nil, "", nil, err
 	}
+	defer f.Close()
 	loras, err := readCollection(f, c.lora(), collectionTasks(s))
-	f.Close()
+	return &material{e.prompts, e.corpus, loras, s}, prefix, key, err
+}
+
+// variant runs a split, strict or not.
+func (e *experiment) variant(ctx context.Context, s *Split, strict bool) error {
+	c := e.c
+	x, prefix, key, err := e.collect(ctx, s, strict)
 	if err != nil {
 		return err
 	}
-	x := &material{e.prompts, e.corpus, loras, s}
-	choose := held(c, e.scorer, x, false, false)
-	contests := []*contest{held(c, e.scorer, x, true, false), held(c, e.scorer, x, true, true)}
+	choose := held(c, &e.scorers, x, false, false)
+	contests := []*contest{held(c, &e.scorers, x, true, false), held(c, &e.scorers, x, true, true)}
 	names := []string{UnseenTask, UnseenWording}
 	if strict {
 		contests, names = contests[:1], []string{StrictTask}
@@ -197,7 +237,19 @@ func (e *experiment) variant(ctx context.Context, s *Split, strict bool) error {
 		}
 		e.result.add(s.Seed, names[i], k.tasks, scores, Choices{Check: *check, RidgeStrength: strength, GeneratorSteps: fitted.steps})
 	}
-	return nil
+	if strict {
+		return nil
+	}
+	if e.result.Calibration == nil {
+		e.result.Calibration = &Calibration{}
+	}
+	if err := e.result.Calibration.calibrate(ctx, e.net, fitted, contests[0], c); err != nil {
+		return err
+	}
+	if c.Cost && e.result.Cost == nil {
+		e.result.Cost, err = e.cost(ctx, prefix, append(key, c.Generator, c.Loss, c.Prompts), contests[0], fitted)
+	}
+	return err
 }
 
 // Check is the diagnostic of alignment: what weights that only add up reach with the true
@@ -227,7 +279,7 @@ func (e *experiment) additive(ctx context.Context, l *linear, k *contest) (*Chec
 // joint tunes the joint LoRA and lets the validation tasks pick among its candidates.
 func (e *experiment) joint(ctx context.Context, prefix string, key []any, s *Split, choose *contest) (*lora.Adapter, error) {
 	f, err := e.stage(prefix+"joint", append(slices.Clone(key), e.c.Joint), func(report func(int, int, string)) ([]safetensors.Tensor, error) {
-		candidates, err := tuneJoint(ctx, e.c, e.m, e.corpus, s, func(done, total int, loss float64) { report(done, total, fmt.Sprintf("loss %.4f", loss)) })
+		candidates, err := tuneJoint(ctx, e.c, &e.tuners, e.corpus, s, func(done, total int, loss float64) { report(done, total, fmt.Sprintf("loss %.4f", loss)) })
 		if err != nil {
 			return nil, err
 		}
@@ -269,7 +321,7 @@ func (e *experiment) fit(ctx context.Context, prefix string, key []any, x *mater
 		var best *fitted
 		var top TaskScore
 		pick := func(f *fitted) error {
-			scores, err := choose.repeated(ctx, validationDraws, "", func(conditions [][]float32) ([]*lora.Adapter, error) { return e.net.generate(f, conditions) })
+			scores, err := choose.repeated(ctx, validationDraws, "", e.net.by(f))
 			if err != nil {
 				return err
 			}

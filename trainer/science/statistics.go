@@ -15,8 +15,9 @@ type Interval struct {
 
 // Average is a method's result over tasks.
 type Average struct {
-	Exact Interval `json:"exact"`
-	NLL   Interval `json:"nll"`
+	Exact  Interval `json:"exact"`
+	Option Interval `json:"option"`
+	NLL    Interval `json:"nll"`
 	// Deviation is that of the mean exact match over draws of prompts; 0 without draws.
 	Deviation float64 `json:"deviation"`
 	// Gap is how much of the way from the base's exact match to the own-task LoRA's is gone;
@@ -47,13 +48,18 @@ func bootstrap(n int, statistic func(tasks []int) float64) Interval {
 	return Interval{statistic(all), values[resamples*25/1000], values[resamples*975/1000-1]}
 }
 
-func exactMean(scores []TaskScore, tasks []int) float64 {
+// mean is that of some of the scores.
+func mean(scores []TaskScore, tasks []int, of func(TaskScore) float64) float64 {
 	s := 0.0
 	for _, i := range tasks {
-		s += scores[i].Exact
+		s += of(scores[i])
 	}
 	return s / float64(len(tasks))
 }
+
+func exact(s TaskScore) float64  { return s.Exact }
+func option(s TaskScore) float64 { return s.Option }
+func nll(s TaskScore) float64    { return s.NLL }
 
 // averages sums a contest's scores up.
 func averages(scores map[string][]TaskScore) map[string]Average {
@@ -62,30 +68,33 @@ func averages(scores map[string][]TaskScore) map[string]Average {
 	for method, list := range scores {
 		n := len(list)
 		all[method] = Average{
-			Exact: bootstrap(n, func(tasks []int) float64 { return exactMean(list, tasks) }),
-			NLL: bootstrap(n, func(tasks []int) float64 {
-				s := 0.0
-				for _, i := range tasks {
-					s += list[i].NLL
-				}
-				return s / float64(n)
-			}),
+			Exact:     bootstrap(n, func(tasks []int) float64 { return mean(list, tasks, exact) }),
+			Option:    bootstrap(n, func(tasks []int) float64 { return mean(list, tasks, option) }),
+			NLL:       bootstrap(n, func(tasks []int) float64 { return mean(list, tasks, nll) }),
 			Deviation: overDraws(list),
 			Gap: bootstrap(n, func(tasks []int) float64 {
-				from, to := exactMean(base, tasks), exactMean(own, tasks)
+				from, to := mean(base, tasks, exact), mean(own, tasks, exact)
 				if to <= from {
 					return 0
 				}
-				return (exactMean(list, tasks) - from) / (to - from)
+				return (mean(list, tasks, exact) - from) / (to - from)
 			}),
 		}
 	}
 	return all
 }
 
-// lead is by how much a's exact match exceeds b's on the same tasks.
-func lead(a, b []TaskScore) Interval {
-	return bootstrap(len(a), func(tasks []int) float64 { return exactMean(a, tasks) - exactMean(b, tasks) })
+// Lead is by how much the generated adapters lead another method on the same tasks.
+type Lead struct {
+	Exact Interval `json:"exact"`
+	NLL   Interval `json:"nll"` // nats fewer
+}
+
+func lead(a, b []TaskScore) Lead {
+	difference := func(of func(TaskScore) float64) func([]int) float64 {
+		return func(tasks []int) float64 { return mean(a, tasks, of) - mean(b, tasks, of) }
+	}
+	return Lead{bootstrap(len(a), difference(exact)), bootstrap(len(a), difference(func(s TaskScore) float64 { return -s.NLL }))}
 }
 
 // overDraws is the sample deviation over draws of the mean exact match.

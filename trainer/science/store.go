@@ -16,7 +16,12 @@ import (
 
 // store keeps the result of every stage as a file, so that a run that was stopped goes on
 // where it was.
-type store struct{ dir string }
+type store struct {
+	dir string
+	// keyed says that files are named by their key too: those of many configurations lie
+	// side by side.
+	keyed bool
+}
 
 const (
 	keyName     = "science_stage"
@@ -33,6 +38,9 @@ func (s store) stage(name string, key any, fill func() ([]safetensors.Tensor, er
 	}
 	sum := sha256.Sum256(raw)
 	want := hex.EncodeToString(sum[:])
+	if s.keyed {
+		name += "-" + want[:12]
+	}
 	path := filepath.Join(s.dir, name+".safetensors")
 	f, err = safetensors.Open(path)
 	if err == nil {

@@ -55,7 +55,10 @@ func (t Task) String() string {
 }
 
 // A Record is one example of a task as text, its words separated by spaces.
-type Record struct{ Prompt, Answer string }
+type Record struct {
+	Prompt, Answer string
+	words          []string // the nouns
+}
 
 // inputWords is how many nouns a prompt lists.
 const inputWords = 4
@@ -64,7 +67,7 @@ const inputWords = 4
 // tests, and four nouns.
 func (t Task) record(rng *rand.Rand, unseen bool) Record {
 	words := draw(rng)
-	return Record{Prompt: t.instruction(rng, unseen) + " : " + strings.Join(words, " "), Answer: t.answer(words)}
+	return Record{t.instruction(rng, unseen) + " : " + strings.Join(words, " "), t.answer(words), words}
 }
 
 func draw(rng *rand.Rand) []string {
@@ -189,6 +192,7 @@ func (v *vocabulary) examples(records []Record) ([]lm.Example, error) {
 	return list, nil
 }
 
+// encode is a text in the base's tokens.
 func (v *vocabulary) encode(text string) ([]int32, error) {
 	var ids []int32
 	for _, w := range strings.Fields(text) {

@@ -19,37 +19,43 @@ const (
 
 // corpus is every task's records as the base's tokens: the same for every split.
 type corpus struct {
-	train  map[Task][]lm.Example
-	seen   map[Task][]lm.Example // for scoring
-	unseen map[Task][]lm.Example // for scoring, in unseen wording
+	train map[Task][]lm.Example
+	// What tasks are scored on, in the training's wording and in that kept for tests.
+	seen, unseen map[Task]exams
 }
+
+// exams are a task's, by what the base gets as its prompt.
+type exams struct{ plain, formatted, fewShot exam }
 
 func newCorpus(c *Config) (*corpus, error) {
 	v := newVocabulary()
-	d := &corpus{map[Task][]lm.Example{}, map[Task][]lm.Example{}, map[Task][]lm.Example{}}
-	for i, t := range tasks(c.Values) {
+	d := &corpus{map[Task][]lm.Example{}, map[Task]exams{}, map[Task]exams{}}
+	for i, t := range append(tasks(c.Values), outsiders(c.Values)...) {
+		var err error
 		// Tuning reads the same nouns for every task: what differs is the task.
-		for _, part := range []struct {
-			to      map[Task][]lm.Example
-			records []Record
-		}{{d.train, t.records(seedRecords, c.Records, false)},
-			{d.seen, t.records(seedTest+int64(i), c.TestItems, false)},
-			{d.unseen, t.records(seedTest+1000+int64(i), c.TestItems, true)}} {
-			var err error
-			if part.to[t], err = v.examples(part.records); err != nil {
-				return nil, err
-			}
+		if d.train[t], err = v.examples(t.records(seedRecords, c.Records, false)); err != nil {
+			return nil, err
+		}
+		if d.seen[t], err = newExams(c, v, t, t.records(seedTest+int64(i), c.TestItems, false)); err != nil {
+			return nil, err
+		}
+		if d.unseen[t], err = newExams(c, v, t, t.records(seedTest+1000+int64(i), c.TestItems, true)); err != nil {
+			return nil, err
 		}
 	}
 	return d, nil
 }
 
-func gather(from map[Task][]lm.Example, list []Task) [][]lm.Example {
-	out := make([][]lm.Example, len(list))
-	for i, t := range list {
-		out[i] = from[t]
+func newExams(c *Config, v *vocabulary, t Task, records []Record) (e exams, err error) {
+	for _, x := range []struct {
+		exam   *exam
+		prompt func(int) ([]int32, error)
+	}{{&e.plain, plain(v, records)}, {&e.formatted, formatted(v, t, records)}, {&e.fewShot, fewShot(v, records)}} {
+		if *x.exam, err = newExam(v, t, c.Values, records, x.prompt); err != nil {
+			return exams{}, err
+		}
 	}
-	return out
+	return e, nil
 }
 
 // order walks through n records, shuffled anew in every epoch.
@@ -86,39 +92,52 @@ func collectionTasks(s *Split) []Task {
 	return append(append(append([]Task{}, s.Train...), s.Validation...), s.Test...)
 }
 
+// tuners are what tunes so and so many tasks' LoRAs at a time, each compiled once.
+type tuners struct {
+	m    *lm.Model
+	c    *LoRAConfig
+	list map[tunerKind]*lm.GroupTuner
+}
+
+type tunerKind struct {
+	groups int
+	trainA bool
+}
+
+func (t *tuners) get(groups int, trainA bool) (*lm.GroupTuner, error) {
+	kind := tunerKind{groups, trainA}
+	if tuner, ok := t.list[kind]; ok {
+		return tuner, nil
+	}
+	tuner, err := t.m.NewGroupTuner(groups, t.c.Rank, t.c.Alpha, trainA, size)
+	if err == nil {
+		t.list[kind] = tuner
+	}
+	return tuner, err
+}
+
+func (t *tuners) close() {
+	for _, tuner := range t.list {
+		tuner.Close()
+	}
+}
+
 // tune makes a collection. First A is tuned with all training tasks' Bs, which are then
 // forgotten: then every task's own B, with that A. So all LoRAs stand in one coordinate
 // system, without which weights do not compose.
-func tune(ctx context.Context, c *Config, m *lm.Model, d *corpus, s *Split, report func(done, total int, loss float64)) (*collection, error) {
+func tune(ctx context.Context, c *Config, m *tuners, d *corpus, s *Split, report func(done, total int, loss float64)) (*collection, error) {
 	l := &c.LoRA
 	total := l.SharedSteps + l.Steps
-	shared, err := m.NewGroupTuner(len(s.Train), l.Rank, l.Alpha, true, size)
+	shared, err := m.get(len(s.Train), true)
 	if err != nil {
 		return nil, err
 	}
-	defer shared.Close()
 	if err := shared.Reset(l.Seed, nil); err != nil {
 		return nil, err
 	}
 	o := newOrder(l.Seed, c.Records)
-	step := func(t *lm.GroupTuner, list []Task, batch int, rate float64) (float64, error) {
-		if err := ctx.Err(); err != nil {
-			return 0, err
-		}
-		picks := make([]int, batch)
-		for i := range picks {
-			picks[i] = o.next()
-		}
-		var examples []lm.Example
-		for _, task := range list {
-			for _, i := range picks {
-				examples = append(examples, d.train[task][i])
-			}
-		}
-		return t.Step(examples, rate)
-	}
 	for i := range l.SharedSteps {
-		loss, err := step(shared, s.Train, l.Batch/2, l.SharedRate)
+		loss, err := tuneStep(ctx, shared, o, d, s.Train, l.Batch/2, l.SharedRate)
 		if err != nil {
 			return nil, err
 		}
@@ -129,25 +148,19 @@ func tune(ctx context.Context, c *Config, m *lm.Model, d *corpus, s *Split, repo
 		return nil, err
 	}
 	out := &collection{tasks: collectionTasks(s)}
-	own, err := m.NewGroupTuner(len(out.tasks), l.Rank, l.Alpha, false, size)
+	own, err := m.get(len(out.tasks), false)
 	if err != nil {
 		return nil, err
 	}
-	defer own.Close()
 	if err := own.Reset(l.Seed, first[0]); err != nil {
 		return nil, err
 	}
 	for i := range l.Steps {
-		late := i - (l.Steps - l.Late)
-		rate := l.Rate * min(1, float64(i+1)/10)
-		if late >= 0 {
-			rate *= 0.3
-		}
-		loss, err := step(own, out.tasks, l.Batch, rate)
+		loss, err := tuneStep(ctx, own, o, d, out.tasks, l.Batch, l.rate(i))
 		if err != nil {
 			return nil, err
 		}
-		if late >= 0 && (l.Steps-1-i)%l.SaveEvery == 0 {
+		if i >= l.Steps-l.Late && (l.Steps-1-i)%l.SaveEvery == 0 {
 			adapters, err := own.Adapters()
 			if err != nil {
 				return nil, err
@@ -157,6 +170,34 @@ func tune(ctx context.Context, c *Config, m *lm.Model, d *corpus, s *Split, repo
 		report(l.SharedSteps+i+1, total, loss)
 	}
 	return out, nil
+}
+
+// rate is the learning rate of a step: after a short warm-up constant, and less in the late
+// steps.
+func (l *LoRAConfig) rate(step int) float64 {
+	rate := l.Rate * min(1, float64(step+1)/10)
+	if step >= l.Steps-l.Late {
+		rate *= 0.3
+	}
+	return rate
+}
+
+// tuneStep is a step of some tasks' LoRAs on the records that are next in order.
+func tuneStep(ctx context.Context, t *lm.GroupTuner, o *order, d *corpus, list []Task, batch int, rate float64) (float64, error) {
+	if err := ctx.Err(); err != nil {
+		return 0, err
+	}
+	picks := make([]int, batch)
+	for i := range picks {
+		picks[i] = o.next()
+	}
+	var examples []lm.Example
+	for _, task := range list {
+		for _, i := range picks {
+			examples = append(examples, d.train[task][i])
+		}
+	}
+	return t.Step(examples, rate)
 }
 
 // tensors are a collection for a file.
@@ -212,13 +253,12 @@ func readCollection(f *safetensors.File, base lora.Base, list []Task) (*collecti
 // tuneJoint tunes the rival: one LoRA, A and B, on the records of all training tasks
 // together, once with each learning rate. It gives the candidates after each half of the
 // steps.
-func tuneJoint(ctx context.Context, c *Config, m *lm.Model, d *corpus, s *Split, report func(done, total int, loss float64)) ([]*lora.Adapter, error) {
+func tuneJoint(ctx context.Context, c *Config, m *tuners, d *corpus, s *Split, report func(done, total int, loss float64)) ([]*lora.Adapter, error) {
 	j := &c.Joint
-	t, err := m.NewGroupTuner(1, c.LoRA.Rank, c.LoRA.Alpha, true, size)
+	t, err := m.get(1, true)
 	if err != nil {
 		return nil, err
 	}
-	defer t.Close()
 	var candidates []*lora.Adapter
 	for k, rate := range j.Rates {
 		if err := t.Reset(j.Seed, nil); err != nil {
