@@ -83,6 +83,16 @@ func (t target) build(cc, dir string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
+	args := []string{"build", "-trimpath", "-ldflags=-s -w", "-o", dir + string(filepath.Separator)}
+	for _, p := range programs {
+		args = append(args, "./cmd/"+p)
+	}
+	_, err := output(t.environment(cc), "go", args...)
+	return err
+}
+
+// environment makes the go command build for t.
+func (t target) environment(cc string) []string {
 	env := []string{"GOOS=" + t.os, "GOARCH=" + t.arch, "CGO_ENABLED=0", "GOEXPERIMENT="}
 	if t.arch == "amd64" {
 		// GoMLX's own backend has vector instructions with it.
@@ -92,12 +102,7 @@ func (t target) build(cc, dir string) error {
 		env[2] = "CGO_ENABLED=1"
 		env = append(env, "CC="+cc)
 	}
-	args := []string{"build", "-trimpath", "-ldflags=-s -w", "-o", dir + string(filepath.Separator)}
-	for _, p := range programs {
-		args = append(args, "./cmd/"+p)
-	}
-	_, err := output(env, "go", args...)
-	return err
+	return env
 }
 
 // output runs a command and returns what it printed, without the last line break.

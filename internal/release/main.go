@@ -1,6 +1,7 @@
 // Command release makes the archives of a release from a clean checkout: for every system
 // the two commands, the shipped generator, the guest, the page, man pages and completion; a
-// software bill of materials for each, and the SHA-256 of all. make release runs it.
+// software bill of materials for each, the licences of all that is linked into them, and the
+// SHA-256 of all. make release runs it.
 //
 // WebGPU and PJRT need cgo, so a system whose C compiler is not on this machine gets
 // commands without them, in an archive that says so: -cpu. The same commit makes the same
@@ -186,6 +187,9 @@ func release(t target, version string, when time.Time, work, out string, common 
 			return m, err
 		}
 	}
+	if err := addLicences(files, t, cc); err != nil {
+		return m, err
+	}
 	m.Archive = stem + t.archive()
 	path := filepath.Join(out, m.Archive)
 	err := atomicfile.Write(path, func(w io.Writer) error {
@@ -203,7 +207,7 @@ func release(t target, version string, when time.Time, work, out string, common 
 
 // billOf makes a program's bill of materials (CycloneDX) of what the linker wrote into it.
 func billOf(program, path string, when time.Time) error {
-	text, err := output([]string{"GOEXPERIMENT="}, "go", "run", sbomTool, "bin", "-json", "-noserial", program)
+	text, err := output([]string{"GOEXPERIMENT="}, "go", "run", sbomTool, "bin", "-json", "-licenses", "-noserial", program)
 	if err != nil {
 		return err
 	}

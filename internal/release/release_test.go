@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -120,5 +121,27 @@ func TestCompiler(t *testing.T) {
 	}
 	if _, err := chosen("linux/amd64,plan9/386"); err == nil || !strings.Contains(err.Error(), "plan9/386") {
 		t.Errorf("%v", err)
+	}
+}
+
+// Every module that is linked into the programs brings its licence, on every system.
+func TestLicences(t *testing.T) {
+	t.Chdir(filepath.Join("..", ".."))
+	here := target{runtime.GOOS, runtime.GOARCH}
+	cc, _ := here.compiler(here.os, here.arch)
+	for system, cc := range map[target]string{here: cc, {"windows", "arm64"}: ""} {
+		files := map[string]string{}
+		if err := addLicences(files, system, cc); err != nil {
+			t.Fatal(err)
+		}
+		for _, module := range []string{"licenses/go/LICENSE", "licenses/github.com/gomlx/gomlx@", "licenses/gonum.org/v1/gonum@"} {
+			found := false
+			for name := range files {
+				found = found || strings.HasPrefix(name, module)
+			}
+			if !found {
+				t.Errorf("%s: no %s", system, module)
+			}
+		}
 	}
 }
