@@ -49,6 +49,9 @@ func list(*pflag.FlagSet) cli.Run {
 		if err != nil {
 			return err
 		}
+		if len(entries) == 0 {
+			e.Message("note: none yet: dndgen pull fetches one")
+		}
 		return printEntries(e, entries)
 	}
 }

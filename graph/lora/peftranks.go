@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"regexp"
+	"strings"
 )
 
 // inFile is how a module's matrices are stored: their rank, and what their scale is times that
@@ -52,12 +53,20 @@ func bounded(b Base, stored []inFile) error {
 // pattern gives modules a number of their own.
 type pattern struct {
 	key   string
-	match *regexp.Regexp
+	match *regexp.Regexp // nil for a name, in which a dot is any character
 	value float64
 }
 
-// maxPatterns bounds the patterns of a config: each is held to each module.
-const maxPatterns = 1024
+// Bounds of a config's patterns: each is held to each module. Real configs have a name for
+// each module, and a few expressions.
+const (
+	maxPatterns    = 4096
+	maxExpressions = 64
+	maxExpression  = 256 // bytes
+)
+
+// expression are the characters that make a key more than a name.
+const expression = `\+*?()|[]{}^$`
 
 // parsePatterns reads an object of regular expression and number, in its order, since the
 // first that matches counts. A key matches a module's whole name or its last parts, as
@@ -71,6 +80,7 @@ func parsePatterns(setting string, text json.RawMessage) ([]pattern, error) {
 		return nil, fmt.Errorf("%s is %s, expected an object of module and number", setting, clip(text))
 	}
 	var list []pattern
+	expressions := 0
 	seen := map[string]bool{}
 	for d.More() {
 		if len(list) == maxPatterns {
@@ -83,19 +93,42 @@ func parsePatterns(setting string, text json.RawMessage) ([]pattern, error) {
 			return nil, fmt.Errorf("%s is %s, expected an object of module and number, none twice", setting, clip(text))
 		}
 		seen[key] = true
-		if p.match, err = regexp.Compile(`^(?:.*\.)?(?:` + key + `)$`); err != nil {
-			return nil, fmt.Errorf("%s names modules as %q, which is not understood: %w", setting, key, err)
+		if strings.ContainsAny(key, expression) {
+			// Counted repetition can make a short expression a huge machine.
+			if expressions++; expressions > maxExpressions || len(key) > maxExpression || strings.Contains(key, "{") {
+				return nil, fmt.Errorf("%s names modules as %q: expected at most %d expressions of %d bytes, without {}", setting, clip([]byte(key)), maxExpressions, maxExpression)
+			}
+			if p.match, err = regexp.Compile(`^(?:.*\.)?(?:` + key + `)$`); err != nil {
+				return nil, fmt.Errorf("%s names modules as %q, which is not understood: %w", setting, key, err)
+			}
 		}
 		list = append(list, p)
 	}
 	return list, nil
 }
 
+// matches says whether the pattern is for a module.
+func (p *pattern) matches(module string) bool {
+	if p.match != nil {
+		return p.match.MatchString(module)
+	}
+	before := len(module) - len(p.key)
+	if before < 0 || before > 0 && module[before-1] != '.' {
+		return false
+	}
+	for i := range len(p.key) {
+		if p.key[i] != '.' && p.key[i] != module[before+i] {
+			return false
+		}
+	}
+	return true
+}
+
 // find is what the first pattern that matches gives a module, otherwise if none does.
 func find(list []pattern, module string, otherwise float64) float64 {
-	for _, p := range list {
-		if p.match.MatchString(module) {
-			return p.value
+	for i := range list {
+		if list[i].matches(module) {
+			return list[i].value
 		}
 	}
 	return otherwise
