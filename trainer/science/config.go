@@ -114,7 +114,7 @@ func Defaults() Config {
 		Splits: []int64{21, 22}, Strict: true, Further: 6, Loss: LossBoth, Cost: true,
 		Values: [3]int{5, 4, 4},
 		Train:  58, Validation: 8, Test: 14, Records: 640, TestItems: 48, Prompts: 32, Draws: 10,
-		Base:  BaseConfig{Layers: 2, Hidden: 64, Heads: 4, MLP: 192, Steps: 6000, Batch: 32, Rate: 5e-3, Seed: 1},
+		Base:  BaseConfig{Layers: 2, Hidden: 64, Heads: 4, MLP: 192, Steps: 7000, Batch: 32, Rate: 5e-3, Seed: 1},
 		LoRA:  LoRAConfig{Rank: 4, Alpha: 8, Batch: 8, SharedSteps: 60, SharedRate: 4e-3, Steps: 100, Rate: 4e-3, Late: 20, SaveEvery: 4, Seed: 999},
 		Joint: JointConfig{Steps: 150, Batch: 96, Rates: []float64{2e-3, 1e-2}, Seed: 999},
 		Generator: GeneratorConfig{Texts: 8, Length: 24, Pads: generator.PadsZero, Features: [][3]int{{16, 12, 64}, {32, 8, 64}}, Kernel: 3, Chunk: 32,
