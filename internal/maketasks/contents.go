@@ -220,16 +220,22 @@ func baseItems(src *sources, r *rand.Rand) []item {
 		}
 		bases[e.inflected][e.base] = true
 	}
-	var items []item
+	var items, rare []item
 	for _, inflected := range sortedKeys(bases) {
 		base := sortedKeys(bases[inflected])[0]
 		// A form that is a word of its own ("left") has two right answers.
-		if len(bases[inflected]) != 1 || len(src.net.byLemma[inflected]) > 0 || !plainWord.MatchString(inflected) || !src.net.usual(base) || src.net.frequency[base] < 2 {
+		if len(bases[inflected]) != 1 || len(src.net.byLemma[inflected]) > 0 || !plainWord.MatchString(inflected) || !src.net.usual(base) {
 			continue
 		}
-		items = append(items, item{"Word: " + inflected, base, base})
+		it := item{"Word: " + inflected, base, base}
+		if src.net.frequency[base] < 2 {
+			rare = append(rare, it)
+			continue
+		}
+		items = append(items, it)
 	}
-	return shuffle(items, r)
+	// Words that are rarer come last: they are taken only where the usual ones run out.
+	return append(shuffle(items, r), shuffle(rare, r)...)
 }
 
 var (

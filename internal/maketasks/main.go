@@ -27,10 +27,11 @@ func main() {
 	vader := pflag.String("vader", "vader_lexicon.txt", "word list of the PyPI package vaderSentiment 3.3.2")
 	out := pflag.String("out", "models/data", "folder to write")
 	train := pflag.Int("train", 640, "training records a task")
-	test := pflag.Int("test", 120, "test records a task")
+	test := pflag.Int("test", 120, "test records a task, taken before those for training")
+	more := pflag.Int("more-test", 200, "further test records, of what training leaves; fewer where there are fewer")
 	seed := pflag.Uint64("seed", 1, "seed of choice and order")
 	pflag.Parse()
-	if err := write(*wordnet, *vader, *out, *train, *test, *seed); err != nil {
+	if err := write(*wordnet, *vader, *out, *train, *test, *more, *seed); err != nil {
 		fmt.Fprintln(os.Stderr, "maketasks:", err)
 		os.Exit(1)
 	}
@@ -45,15 +46,16 @@ var (
 
 // grid is grid.json: which combinations there are and what each is for.
 type grid struct {
-	Contents   []string `json:"contents"`
-	Formats    []string `json:"formats"`
-	Train      []string `json:"train"`
-	Validation []string `json:"validation"`
-	HeldOut    []string `json:"held_out"`
-	Seed       uint64   `json:"seed"`
+	Contents   []string          `json:"contents"`
+	Formats    []string          `json:"formats"`
+	Systems    map[string]string `json:"systems"` // spell a format out
+	Train      []string          `json:"train"`
+	Validation []string          `json:"validation"`
+	HeldOut    []string          `json:"held_out"`
+	Seed       uint64            `json:"seed"`
 }
 
-func write(wordnet, vader, out string, train, test int, seed uint64) error {
+func write(wordnet, vader, out string, train, test, more int, seed uint64) error {
 	net, err := readWordNet(wordnet)
 	if err != nil {
 		return err
@@ -64,13 +66,14 @@ func write(wordnet, vader, out string, train, test int, seed uint64) error {
 	}
 	src := &sources{net, scores}
 
-	g := grid{Validation: validation, HeldOut: heldOut, Seed: seed}
+	g := grid{Validation: validation, HeldOut: heldOut, Seed: seed, Systems: map[string]string{}}
 	for _, f := range formats {
 		g.Formats = append(g.Formats, f.name)
+		g.Systems[f.name] = fmt.Sprintf("Reply with nothing but %sX%s, where X is the answer in lower case.", f.before, f.after)
 	}
 	for _, c := range contents {
 		g.Contents = append(g.Contents, c.name)
-		trainItems, testItems, err := split(c, c.items(src, random(seed, c.name)), train, test)
+		trainItems, testItems, err := split(c, c.items(src, random(seed, c.name)), train, test, more)
 		if err != nil {
 			return err
 		}
@@ -94,16 +97,20 @@ func write(wordnet, vader, out string, train, test int, seed uint64) error {
 			}
 		}
 	}
-	text, err := json.MarshalIndent(g, "", "  ")
-	if err != nil {
+	var text bytes.Buffer
+	e := json.NewEncoder(&text)
+	e.SetEscapeHTML(false)
+	e.SetIndent("", "  ")
+	if err := e.Encode(g); err != nil {
 		return err
 	}
-	return os.WriteFile(filepath.Join(out, "grid.json"), append(text, '\n'), 0o644)
+	return os.WriteFile(filepath.Join(out, "grid.json"), text.Bytes(), 0o644)
 }
 
 // split takes train and test items of a content, as many of each label, and no group on
-// both sides. All formats of a content share the split and its order.
-func split(c content, items []item, train, test int) (trainItems, testItems []item, err error) {
+// both sides, and then up to more further test items of what is left, which follow the
+// others. All formats of a content share the split and its order.
+func split(c content, items []item, train, test, more int) (trainItems, testItems []item, err error) {
 	classes := max(c.classes, 1)
 	label := func(it item) string {
 		if c.classes == 0 {
@@ -113,7 +120,8 @@ func split(c content, items []item, train, test int) (trainItems, testItems []it
 	}
 	side := map[string]string{}
 	seen := map[string]bool{}
-	byLabel := map[string][2][]item{}
+	var left []item
+	byLabel := map[string][3][]item{}
 	for _, it := range items {
 		taken := byLabel[label(it)]
 		where := side[it.group]
@@ -127,9 +135,19 @@ func split(c content, items []item, train, test int) (trainItems, testItems []it
 		case where != "test" && len(taken[0]) < train/classes:
 			side[it.group] = "train"
 			taken[0] = append(taken[0], it)
+		default:
+			left = append(left, it)
 		}
 		seen[it.text] = true
 		byLabel[label(it)] = taken
+	}
+	// Only now, since a group that went to the test cannot be trained with another label.
+	for _, it := range left {
+		if taken := byLabel[label(it)]; side[it.group] != "train" && len(taken[2]) < more/classes {
+			side[it.group] = "test"
+			taken[2] = append(taken[2], it)
+			byLabel[label(it)] = taken
+		}
 	}
 	for _, name := range sortedKeys(byLabel) {
 		if n := byLabel[name]; len(n[0]) < train/classes || len(n[1]) < test/classes {
@@ -148,7 +166,17 @@ func split(c content, items []item, train, test int) (trainItems, testItems []it
 		}
 	}
 	r := random(uint64(train), c.name+" order")
-	return shuffle(trainItems, r), shuffle(testItems, r), nil
+	trainItems, testItems = shuffle(trainItems, r), shuffle(testItems, r)
+	further := more / classes
+	for _, n := range byLabel {
+		further = min(further, len(n[2]))
+	}
+	for i := range further {
+		for _, name := range sortedKeys(byLabel) {
+			testItems = append(testItems, byLabel[name][2][i])
+		}
+	}
+	return trainItems, testItems, nil
 }
 
 // writeRecords writes a JSON array with one record a line, so that a change shows as lines.

@@ -30,7 +30,7 @@ func TestCommittedTasks(t *testing.T) {
 		items := map[string]map[string]bool{"train": {}, "test": {}}
 		for _, f := range formats {
 			name := c.name + "-" + f.name
-			for part, want := range map[string]int{"train": 640, "test": 120} {
+			for part, want := range map[string]int{"train": 640, "test": 320} {
 				records := read(t, part, name)
 				if len(records) != want {
 					t.Errorf("%s/%s: %d records, want %d", part, name, len(records), want)
@@ -56,7 +56,7 @@ func TestCommittedTasks(t *testing.T) {
 				}
 			}
 		}
-		if len(items["train"]) != 640 || len(items["test"]) != 120 {
+		if len(items["train"]) != 640 || len(items["test"]) != 320 {
 			t.Errorf("%s: the formats do not share their items: %d and %d", c.name, len(items["train"]), len(items["test"]))
 		}
 		for text := range items["test"] {
