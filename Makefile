@@ -77,6 +77,12 @@ science: deps-run build ## the claim from nothing: a tiny base, its LoRAs, a gen
 	@$(SETUP)/assets.sh minilm
 	build/bin/dndtrain science --out build/science
 
+.PHONY: tier-m
+tier-m: deps-run build ## the experiment of models/tier-m.json on a real base: a day of two cores; it goes on where it was stopped
+	@$(SETUP)/assets.sh minilm
+	@$(SETUP)/assets.sh smollm2
+	build/bin/dndtrain experiment --plan models/tier-m.json --base $(DEMO_BASE) --encoder build/deps/minilm --out build/tier-m
+
 .PHONY: test
 test: lint deps build web ## lint, then every test; those of GPU code on two Vulkan drivers and in Chromium
 	VK_DRIVER_FILES=$(LAVAPIPE) $(GO) test -timeout $(TEST_TIMEOUT) $$($(GO) list ./... | grep -vxF -f <(printf '%s\n' $(GPU_PACKAGES) $(BROWSER_PACKAGES)))

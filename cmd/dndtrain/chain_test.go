@@ -181,17 +181,25 @@ func TestCollectFitExport(t *testing.T) {
 		t.Errorf("coverage %+v, want where the two data sets lie", m.Coverage)
 	}
 
-	var e struct{ Tasks []eval.Row }
-	clitest.JSON(t, &e, "eval", "--json", "--quiet", "--base", base, "--generator", out, "--count", "3",
-		"--records", filepath.Join(data, "ayes.json")+","+filepath.Join(data, "noes.json"))
-	if len(e.Tasks) != 2 || e.Tasks[1].Task != "noes" {
-		t.Fatalf("eval: %+v", e.Tasks)
+	var e eval.Result
+	scores := []string{"eval", "--json", "--quiet", "--base", base, "--generator", out, "--count", "3", "--draws", "2", "--out", filepath.Join(dir, "eval"),
+		"--records", filepath.Join(data, "ayes.json") + "," + filepath.Join(data, "noes.json")}
+	clitest.JSON(t, &e, scores...)
+	if len(e.Tasks) != 2 || e.Tasks[1].Task != "noes" || strings.Join(e.Methods, "; ") != "base; generated, foreign prompts; generated" {
+		t.Fatalf("eval: %+v", e)
 	}
 	for _, r := range e.Tasks {
-		if r.Records != 3 || r.Foreign == nil || !(r.Base.NLL > 0) || r.Generated.NLL == r.Base.NLL || r.Foreign.NLL == r.Generated.NLL {
+		b, g, f := r.Scores[eval.Base].NLL.Value, r.Scores[eval.Generated].NLL.Value, r.Scores[eval.Foreign].NLL.Value
+		if r.Records != 3 || !(b > 0) || g == b || f == g {
 			t.Errorf("eval of %s: %+v: expected three different scores of three records", r.Task, r)
 		}
 	}
+	for _, name := range []string{"result.md", "result.png", "result.json"} {
+		if st, err := os.Stat(filepath.Join(dir, "eval", name)); err != nil || st.Size() == 0 {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	clitest.Fails(t, 1, []string{"other inputs"}, append(scores, "--seed", "5")...)
 
 	// A checkpoint is an adapter that the base answers with.
 	adapter := filepath.Join(dir, "adapter")
@@ -245,7 +253,15 @@ func TestBadTraining(t *testing.T) {
 		{"fit on weights with a share", 2, []string{"loss on answers"}, []string{"fit", "--data", data, "--layout", layout, "--encoder", minilm, "--weights-share", "1"}},
 		{"fit with another loss", 2, []string{"--loss"}, []string{"fit", "--data", data, "--layout", layout, "--encoder", minilm, "--loss", "all"}},
 		{"fit on nothing", 1, []string{empty}, []string{"fit", "--data", empty, "--layout", layout, "--encoder", minilm}},
+		{"fit with several problems", 1, []string{"config.json", "ayes", "noes", "prompts.json"}, []string{"fit", "--data", data, "--sets", "ayes,noes", "--layout", layout, "--encoder", empty}},
 		{"fit with no encoder there", 1, []string{empty}, []string{"fit", "--data", data, "--layout", layout, "--encoder", empty}},
+		{"collect on too many devices", 2, []string{"--devices"}, []string{"collect", "--base", base, "--data", data, "--devices", "999"}},
+		{"collect several bad sets", 1, []string{"maybes", "nevers"}, []string{"collect", "--base", base, "--data", data, "--sets", "maybes,ayes,nevers"}},
+		{"eval of nothing", 2, []string{"--records", "--grid"}, []string{"eval", "--base", base, "--generator", empty}},
+		{"eval of a grid without data", 2, []string{"--data"}, []string{"eval", "--base", base, "--generator", empty, "--grid", write(t, "grid.json", "{}")}},
+		{"eval of two records that are not there", 1, []string{"one.json", "two.json"}, []string{"eval", "--base", base, "--generator", empty, "--records", "one.json,two.json"}},
+		{"experiment without a plan", 2, []string{"--plan"}, []string{"experiment", "--base", base, "--encoder", minilm}},
+		{"experiment of nothing", 1, []string{"plan.json"}, []string{"experiment", "--base", base, "--encoder", minilm, "--plan", "plan.json"}},
 		{"export of nothing", 1, []string{empty}, []string{"export", "--run", empty, "--encoder", minilm, "--name", "x"}},
 		{"export with heads alone", 2, []string{"--architecture"}, []string{"export", "--run", empty, "--encoder", minilm, "--name", "x", "--heads", "2"}},
 	} {

@@ -2,7 +2,7 @@ package main
 
 import (
 	"context"
-	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -15,6 +15,7 @@ import (
 	"github.com/drag-and-drop-lora/dnd/cmd/internal/cli"
 	"github.com/drag-and-drop-lora/dnd/trainer/backend"
 	"github.com/drag-and-drop-lora/dnd/trainer/collect"
+	"github.com/drag-and-drop-lora/dnd/trainer/grid"
 	"github.com/drag-and-drop-lora/dnd/trainer/lm"
 )
 
@@ -25,6 +26,7 @@ func collectCheckpoints(flags *pflag.FlagSet) cli.Run {
 	data := flags.StringSlice("data", nil, "data sets: .json files with an array of prompt and response, or folders of them")
 	sets := flags.StringSlice("sets", nil, "names of the data sets to take (default: all)")
 	grid := flags.String("grid", "", "JSON file whose list \"train\" names the data sets to take")
+	joint := flags.String("joint", "", "tune one LoRA of this name on the records of all data sets together: the rival of a generator (see eval)")
 	out := flags.String("out", "", "folder for the checkpoints, a folder a data set; those that are there already are kept")
 	name := flags.String("backend", backend.Auto, "auto, pjrt or cpu")
 	cli.Values(flags, "backend", backend.Auto, backend.PJRT, backend.CPU)
@@ -60,26 +62,19 @@ func collectCheckpoints(flags *pflag.FlagSet) cli.Run {
 		if err != nil {
 			return err
 		}
+		if *joint != "" {
+			list = []*collect.DataSet{collect.Join(*joint, list)}
+		}
 		b, err := openBackend(e, *name)
 		if err != nil {
 			return err
 		}
 		defer b.Finalize()
-		if n := b.NumDevices(); *devices < 1 || *devices > n {
-			return cli.Usagef("--devices is %d, expected 1 to %d: that many has backend %s", *devices, n, b.Name)
+		models, err := loadModels(*base, *model, c.DType, *devices, b)
+		if err != nil {
+			return err
 		}
-		var models []*lm.Model
-		for d := range *devices {
-			m, err := lm.LoadWith(*base, lm.Options{DType: c.DType, Device: d}, b)
-			if err != nil {
-				return err
-			}
-			defer m.Close()
-			if *model != "" {
-				m.Config.Model = *model
-			}
-			models = append(models, m)
-		}
+		defer closeModels(models)
 
 		bar := e.Bar()
 		dropped := map[string]int{}
@@ -115,25 +110,16 @@ func collectCheckpoints(flags *pflag.FlagSet) cli.Run {
 }
 
 // wanted are the names of data sets to take, nil for all.
-func wanted(sets []string, grid string) ([]string, error) {
-	if grid == "" {
+func wanted(sets []string, file string) ([]string, error) {
+	if file == "" {
 		return sets, nil
 	}
 	if len(sets) > 0 {
 		return nil, cli.Usagef("--sets and --grid: give one of them")
 	}
-	raw, err := os.ReadFile(grid)
+	g, err := grid.Read(file)
 	if err != nil {
 		return nil, err
-	}
-	var g struct {
-		Train []string `json:"train"`
-	}
-	if err := json.Unmarshal(raw, &g); err != nil {
-		return nil, fmt.Errorf("%s: %w", grid, err)
-	}
-	if len(g.Train) == 0 {
-		return nil, fmt.Errorf("%s: lists no data sets under \"train\"", grid)
 	}
 	return g.Train, nil
 }
@@ -160,12 +146,17 @@ func readSets(places, names []string) ([]*collect.DataSet, error) {
 	name := func(path string) string { return strings.TrimSuffix(filepath.Base(path), filepath.Ext(path)) }
 	if len(names) > 0 {
 		var picked []string
+		var missing []error
 		for _, n := range names {
 			i := slices.IndexFunc(files, func(path string) bool { return name(path) == n })
 			if i < 0 {
-				return nil, fmt.Errorf("data set %s: no file %s.json in %s", n, n, strings.Join(places, ", "))
+				missing = append(missing, fmt.Errorf("data set %s: no file %s.json in %s", n, n, strings.Join(places, ", ")))
+				continue
 			}
 			picked = append(picked, files[i])
+		}
+		if err := errors.Join(missing...); err != nil {
+			return nil, err
 		}
 		files = picked
 	}
@@ -173,14 +164,16 @@ func readSets(places, names []string) ([]*collect.DataSet, error) {
 		return nil, fmt.Errorf("no .json file in %s", strings.Join(places, ", "))
 	}
 	var list []*collect.DataSet
+	var all []error
 	for _, path := range files {
 		set, err := collect.ReadDataSet(path)
 		if err != nil {
-			return nil, err
+			all = append(all, err)
+			continue
 		}
 		list = append(list, set)
 	}
-	return list, nil
+	return list, errors.Join(all...)
 }
 
 // loadBase opens a backend and loads a base model onto it.

@@ -2,18 +2,15 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
-	"os"
-	"path/filepath"
 	"strings"
 
 	"github.com/spf13/pflag"
 
 	"github.com/drag-and-drop-lora/dnd/cmd/internal/cli"
-	"github.com/drag-and-drop-lora/dnd/graph/encoder"
 	"github.com/drag-and-drop-lora/dnd/graph/generator"
-	"github.com/drag-and-drop-lora/dnd/graph/safetensors"
 	"github.com/drag-and-drop-lora/dnd/trainer/backend"
 	"github.com/drag-and-drop-lora/dnd/trainer/fit"
 )
@@ -72,13 +69,13 @@ func fitGenerator(flags *pflag.FlagSet) cli.Run {
 		if err := c.Validate(); err != nil {
 			return cli.Usagef("%w", err)
 		}
-		text, err := openEncoder(*encoderDir)
-		if err != nil {
-			return err
+		// What is wrong with one is no reason to keep quiet about the other.
+		text, errText := fit.OpenEncoder(*encoderDir)
+		if errText == nil {
+			defer text.Weights.Close()
 		}
-		defer text.Weights.Close()
-		d, err := fit.OpenData(*data, *sets, *field, c.Tiling)
-		if err != nil {
+		d, errData := fit.OpenData(*data, *sets, *field, c.Tiling)
+		if err := errors.Join(errText, errData, fit.CheckFolder(*out, &c)); err != nil {
 			return err
 		}
 		b, err := openBackend(e, *name)
@@ -154,26 +151,4 @@ func openBackend(e *cli.Env, name string) (backend.Backend, error) {
 	}
 	e.Message("backend %s: %s", b.Name, b.Device)
 	return b, nil
-}
-
-// openEncoder opens a text encoder in Hugging Face layout.
-func openEncoder(dir string) (*fit.TextEncoder, error) {
-	path := filepath.Join(dir, "config.json")
-	raw, err := os.ReadFile(path)
-	if err != nil {
-		return nil, err
-	}
-	config, err := encoder.ParseConfig(raw)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
-	}
-	tokenizer, err := generator.ReadTokenizer(dir)
-	if err != nil {
-		return nil, err
-	}
-	weights, err := safetensors.Open(filepath.Join(dir, "model.safetensors"))
-	if err != nil {
-		return nil, err
-	}
-	return &fit.TextEncoder{Config: config, Tokenizer: tokenizer, Weights: weights}, nil
 }

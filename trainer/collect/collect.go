@@ -104,6 +104,22 @@ func ReadDataSet(path string) (*DataSet, error) {
 	return d, nil
 }
 
+// Join is one data set of all records, of each data set in turn.
+func Join(name string, sets []*DataSet) *DataSet {
+	d := &DataSet{Name: name}
+	for i := 0; ; i++ {
+		n := len(d.Records)
+		for _, s := range sets {
+			if i < len(s.Records) {
+				d.Records = append(d.Records, s.Records[i])
+			}
+		}
+		if len(d.Records) == n {
+			return d
+		}
+	}
+}
+
 // digest identifies the records.
 func (d *DataSet) digest() (string, error) {
 	raw, err := json.Marshal(d.Records)
@@ -279,24 +295,18 @@ func one(ctx context.Context, c *Config, m *lm.Model, t *lm.Tuner, j *job, dir s
 		return err
 	}
 	r := run{Config: *c, Base: m.Config.Model, Data: data, Used: len(examples), Dropped: j.dropped}
-	rng := rand.New(rand.NewPCG(uint64(c.Seed), 0xDA7A))
-	var order []int
-	for step := range c.Steps + c.Late {
+	for step, order := range c.Batches(len(examples)) {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if len(order) < c.Batch {
-			order = append(order, rng.Perm(len(examples))...)
-		}
 		items := make([]lm.Example, c.Batch)
 		tokens := 0
-		for i, k := range order[:c.Batch] {
+		for i, k := range order {
 			items[i] = examples[k]
 			tokens += items[i].Tokens()
 		}
-		order = order[c.Batch:]
 		before := time.Now()
-		loss, err := t.Step(items, c.rate(step))
+		loss, err := t.Step(items, c.LearningRate(step))
 		if err != nil {
 			return fmt.Errorf("data set %s: %w", s.Name, err)
 		}
@@ -320,8 +330,24 @@ func one(ctx context.Context, c *Config, m *lm.Model, t *lm.Tuner, j *job, dir s
 	return writeJSON(filepath.Join(dir, runName), r)
 }
 
-// rate is warm-up and cosine in the first phase, constant in the late one.
-func (c *Config) rate(step int) float64 {
+// Batches are the numbers of the examples, of n, of each step: all in random order, then
+// all again.
+func (c *Config) Batches(n int) [][]int {
+	rng := rand.New(rand.NewPCG(uint64(c.Seed), 0xDA7A))
+	var order []int
+	list := make([][]int, c.Steps+c.Late)
+	for i := range list {
+		if len(order) < c.Batch {
+			order = append(order, rng.Perm(n)...)
+		}
+		list[i], order = order[:c.Batch:c.Batch], order[c.Batch:]
+	}
+	return list
+}
+
+// LearningRate is a step's, from 0: warm-up and cosine in the first phase, constant in the
+// late one.
+func (c *Config) LearningRate(step int) float64 {
 	if step >= c.Steps {
 		return c.LateRate
 	}

@@ -18,6 +18,7 @@ import (
 	"github.com/drag-and-drop-lora/dnd/graph/generator"
 	"github.com/drag-and-drop-lora/dnd/graph/lora"
 	"github.com/drag-and-drop-lora/dnd/graph/safetensors"
+	"github.com/drag-and-drop-lora/dnd/trainer/disk"
 )
 
 // Record is run.json: what a run was started with, and what export needs beside the
@@ -100,6 +101,30 @@ func open(dir string, c *Config, d *Data) (*folder, error) {
 		}
 	}
 	return r, r.load(c)
+}
+
+// CheckFolder is an error where the folder of a run holds one of another configuration, or
+// has no room for its checkpoints: the one that is there, and the next beside it.
+func CheckFolder(dir string, c *Config) error {
+	there, err := ReadRecord(dir)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+	case err != nil:
+		return err
+	default:
+		r := Record{Config: *c, Base: there.Base, DataSets: there.DataSets, Pairs: there.Pairs}
+		if diff := r.difference(there); diff != "" {
+			return fmt.Errorf("fit: %s holds a run of another configuration (%s): choose another folder, or remove it", dir, diff)
+		}
+	}
+	p, err := NewPlan(c, 1)
+	if err != nil {
+		return err
+	}
+	if err := disk.Check(dir, 2*p.Checkpoint); err != nil {
+		return fmt.Errorf("fit: two checkpoints: %w", err)
+	}
+	return nil
 }
 
 // difference names the first field in which two records differ, "" if none does. The

@@ -3,6 +3,8 @@ package fit
 import (
 	"context"
 	"fmt"
+	"os"
+	"path/filepath"
 
 	"github.com/gomlx/gomlx/core/graph"
 	"github.com/gomlx/gomlx/core/tensors"
@@ -20,6 +22,28 @@ type TextEncoder struct {
 	Config    encoder.Config
 	Tokenizer *text.Tokenizer
 	Weights   *safetensors.File
+}
+
+// OpenEncoder opens a text encoder in Hugging Face layout.
+func OpenEncoder(dir string) (*TextEncoder, error) {
+	path := filepath.Join(dir, "config.json")
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	config, err := encoder.ParseConfig(raw)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	tokenizer, err := generator.ReadTokenizer(dir)
+	if err != nil {
+		return nil, err
+	}
+	weights, err := safetensors.Open(filepath.Join(dir, "model.safetensors"))
+	if err != nil {
+		return nil, err
+	}
+	return &TextEncoder{Config: config, Tokenizer: tokenizer, Weights: weights}, nil
 }
 
 // encodeGroup is how many texts are encoded at a time.

@@ -253,8 +253,56 @@ func TestAnotherConfigurationIsRefused(t *testing.T) {
 	if _, err := fit.Run(t.Context(), c, data, res, dir, nil); err == nil || !strings.Contains(err.Error(), "batch is 1, there it is 2") {
 		t.Fatalf("got %v", err)
 	}
+	if err := fit.CheckFolder(dir, &c); err == nil || !strings.Contains(err.Error(), "batch is 1, there it is 2") {
+		t.Errorf("before anything is read: %v", err)
+	}
 	if !bytes.Equal(before, checkpoint(t, dir)) {
 		t.Error("the checkpoint was changed")
+	}
+}
+
+// Checkpoints that do not belong together are all named, with what is wrong.
+func TestForeignCheckpoints(t *testing.T) {
+	dir := collected(t)
+	write := func(set, file string, rank, in, out int, bad float32) {
+		base := lora.Base{Model: "x", Rank: rank, Alpha: 4, Targets: []lora.Target{{Name: "model.layers.0.self_attn.q_proj", In: in, Out: out}}}
+		a := &lora.Adapter{Base: base, Pairs: []lora.Pair{{A: make([]float32, rank*in), B: make([]float32, rank*out)}}}
+		a.Pairs[0].B[0] = bad
+		files := must[[]lora.File](t)(lora.Files(a, lora.Options{Format: lora.PEFT, DType: safetensors.F32}))
+		for _, f := range files {
+			path := map[string]string{"adapter_model.safetensors": filepath.Join("checkpoints", file), "adapter_config.json": "adapter_config.json"}[f.Name]
+			if path == "" {
+				continue
+			}
+			var raw bytes.Buffer
+			if err := f.Write(&raw); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.MkdirAll(filepath.Join(dir, set, "checkpoints"), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(filepath.Join(dir, set, path), raw.Bytes(), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := os.WriteFile(filepath.Join(dir, set, "prompts.json"), []byte(`["p"]`), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("shape", "1.safetensors", 2, 4, 6, 0)
+	write("rank", "1.safetensors", 3, 4, 4, 0)
+	write("infinite", "1.safetensors", 2, 4, 4, 0)
+	broken := filepath.Join(dir, "infinite", "checkpoints", "1.safetensors")
+	raw := must[[]byte](t)(os.ReadFile(broken))
+	copy(raw[len(raw)-4:], []byte{0, 0, 0x80, 0x7f})
+	if err := os.WriteFile(broken, raw, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	_, err := fit.OpenData(dir, nil, "", tiling)
+	for _, want := range []string{"data set shape: 1.safetensors", "data set rank: 1.safetensors: rank 3", "data set infinite", "Inf"} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v does not mention %q", err, want)
+		}
 	}
 }
 

@@ -121,14 +121,7 @@ func (s *Scorer) batch(pieces []piece, groups [][]Example, adapters []*lora.Adap
 	}
 	for i, p := range pieces {
 		for at := p.from; at < p.to; at++ {
-			o := Outcome{Exact: true}
-			for j := range in.answers {
-				if k := (i*scoreRows+at-p.from)*in.answers + j; in.valid[k] > 0 {
-					o.NLL += float64(nll[k])
-					o.Exact = o.Exact && best[k] == in.labels[k]
-				}
-			}
-			outcomes[p.group][at] = o
+			outcomes[p.group][at] = in.outcome(i*scoreRows+at-p.from, nll, best)
 		}
 	}
 	return nil

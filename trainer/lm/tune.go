@@ -1,7 +1,6 @@
 package lm
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"math"
@@ -28,15 +27,16 @@ type batch struct {
 	rows, length, answers  int
 }
 
-func newBatch(examples []Example) (batch, error) {
-	length, answers := 0, 0
+// SizeOf is the size that a batch of examples is padded to; each size is compiled once.
+func SizeOf(examples []Example) Size {
+	var s Size
 	for _, e := range examples {
-		length, answers = max(length, e.Tokens()), max(answers, len(e.Answer))
+		s.Length, s.Answers = max(s.Length, e.Tokens()), max(s.Answers, len(e.Answer))
 	}
-	return paddedBatch(examples, bucket(length), bucket(answers))
+	return Size{bucket(s.Length), bucket(s.Answers)}
 }
 
-// paddedBatch is newBatch of a size that the caller chooses.
+// paddedBatch pads examples to a size.
 func paddedBatch(examples []Example, length, answers int) (batch, error) {
 	b := batch{rows: len(examples), length: length, answers: answers}
 	if b.rows == 0 {
@@ -177,7 +177,8 @@ func (t *Tuner) Step(examples []Example, rate float64) (float64, error) {
 	if t.a == nil {
 		return 0, errors.New("lm: a step before Reset")
 	}
-	in, err := newBatch(examples)
+	size := SizeOf(examples)
+	in, err := paddedBatch(examples, size.Length, size.Answers)
 	if err != nil {
 		return 0, err
 	}
@@ -222,86 +223,4 @@ func (t *Tuner) Adapter() (*lora.Adapter, error) {
 		}
 	}
 	return a, nil
-}
-
-// Score is how well a model answers examples.
-type Score struct {
-	// Exact is the share of answers whose every token, end of turn included, is the most
-	// likely one: what greedy decoding would give.
-	Exact float64 `json:"exact"`
-	// NLL is the mean negative log-likelihood of an answer, in nats.
-	NLL float64 `json:"nll"`
-}
-
-// evaluateRows is how many examples are scored at a time.
-const evaluateRows = 8
-
-// Evaluate scores examples with an adapter or, for nil, without.
-func (m *Model) Evaluate(ctx context.Context, examples []Example, a *lora.Adapter) (Score, error) {
-	if len(examples) == 0 {
-		return Score{}, errors.New("lm: no examples to evaluate, expected at least one")
-	}
-	adapter, scale, err := m.adapterArgs(a)
-	if err != nil {
-		return Score{}, err
-	}
-	defer free(adapter)
-	if m.score == nil {
-		if m.score, err = m.exec(func(in []*graph.Node) []*graph.Node {
-			w, a, b := m.split(in, 4)
-			n := m.network(w, a, scaled(b, in[3]), 1)
-			nll, logits := n.losses(in[0], in[1], in[2])
-			best := graph.ArgMax(logits, -1, in[2].DType())
-			return []*graph.Node{nll, best}
-		}); err != nil {
-			return Score{}, fmt.Errorf("lm: build the score: %w", err)
-		}
-	}
-	length, answers := 0, 0
-	for _, e := range examples {
-		length, answers = max(length, e.Tokens()), max(answers, len(e.Answer))
-	}
-	var s Score
-	for at := 0; at < len(examples); at += evaluateRows {
-		if err := ctx.Err(); err != nil {
-			return Score{}, err
-		}
-		group := examples[at:min(at+evaluateRows, len(examples))]
-		full := append([]Example{}, group...)
-		for len(full) < evaluateRows {
-			full = append(full, group[0])
-		}
-		in, err := paddedBatch(full, bucket(length), bucket(answers))
-		if err != nil {
-			return Score{}, err
-		}
-		out, err := m.call(m.score, m.withWeights(append(in.args()[:3], float32(scale)), adapter))
-		if err != nil {
-			return Score{}, fmt.Errorf("lm: score: %w", err)
-		}
-		nll, err := tensors.CopyFlatData[float32](out[0])
-		if err != nil {
-			return Score{}, err
-		}
-		best, err := tensors.CopyFlatData[int32](out[1])
-		if err != nil {
-			return Score{}, err
-		}
-		free(out)
-		for i := range group {
-			right := true
-			for j := range in.answers {
-				if k := i*in.answers + j; in.valid[k] > 0 {
-					s.NLL += float64(nll[k])
-					right = right && best[k] == in.labels[k]
-				}
-			}
-			if right {
-				s.Exact++
-			}
-		}
-	}
-	s.Exact /= float64(len(examples))
-	s.NLL /= float64(len(examples))
-	return s, nil
 }

@@ -1,0 +1,148 @@
+// Package experiment is a whole training of generators as one plan that can be stopped at
+// any moment: LoRA checkpoints of all tasks, a joint LoRA for each split of the tasks,
+// generators of several seeds fitted on it, and their evaluation on the tasks that the
+// split keeps from them. The stages are packages collect, fit, export and eval; this one
+// only puts their folders in order.
+package experiment
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/drag-and-drop-lora/dnd/graph/generator"
+	"github.com/drag-and-drop-lora/dnd/trainer/collect"
+	"github.com/drag-and-drop-lora/dnd/trainer/eval"
+	"github.com/drag-and-drop-lora/dnd/trainer/fit"
+	"github.com/drag-and-drop-lora/dnd/trainer/grid"
+)
+
+// Plan is a plan file.
+type Plan struct {
+	Model string `json:"base_model"` // Hugging Face id
+	// Data is a folder with train/TASK.json, test/TASK.json and grid.json, Layout a layout
+	// file; both relative to the plan.
+	Data   string `json:"data"`
+	Layout string `json:"layout"`
+	// Tasks are those of the grid that take part; none is all.
+	Tasks []string `json:"tasks,omitempty"`
+
+	Collect collect.Config  `json:"collect"`
+	Joint   collect.Config  `json:"joint"` // of the rival that all training tasks share
+	Fit     json.RawMessage `json:"fit"`   // what differs from fit.Defaults
+	Eval    eval.Config     `json:"eval"`
+	Seeds   []int64         `json:"seeds"` // of the fits
+	Splits  []Split         `json:"splits"`
+
+	grid *grid.Grid
+	fit  fit.Config
+}
+
+// Split says what generators are fitted on and measured on.
+type Split struct {
+	Name string `json:"name"`
+	// Validation and HeldOut are kept from training; of the grid's other tasks those that
+	// share a content in Without are, too.
+	Validation []string `json:"validation"`
+	HeldOut    []string `json:"held_out"`
+	Without    []string `json:"without_contents,omitempty"`
+}
+
+// Read reads and checks a plan file and what it names.
+func Read(path string) (*Plan, error) {
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	p := &Plan{Collect: collect.Defaults(), Joint: collect.Defaults(), Eval: eval.Defaults()}
+	if err := json.Unmarshal(raw, p); err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	dir := filepath.Dir(path)
+	p.Data, p.Layout = filepath.Join(dir, p.Data), filepath.Join(dir, p.Layout)
+	layout, err := generator.ReadLayout(p.Layout)
+	if err != nil {
+		return nil, err
+	}
+	if p.grid, err = grid.Read(filepath.Join(p.Data, "grid.json")); err != nil {
+		return nil, err
+	}
+	p.fit = fit.Defaults()
+	if len(p.Fit) > 0 {
+		if err := json.Unmarshal(p.Fit, &p.fit); err != nil {
+			return nil, fmt.Errorf("%s: fit: %w", path, err)
+		}
+	}
+	p.fit.SetDecoder(layout.Decoder)
+	p.fit.Tiling = layout.Tiling
+	if err := p.check(); err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return p, nil
+}
+
+// check returns all that is wrong, joined.
+func (p *Plan) check() error {
+	all := []error{p.Collect.Validate(), p.Joint.Validate(), p.fit.Validate(), p.Eval.Validate()}
+	add := func(format string, args ...any) { all = append(all, fmt.Errorf(format, args...)) }
+	if len(p.Seeds) == 0 || len(p.Splits) == 0 {
+		add("%d seeds and %d splits, expected at least one of each", len(p.Seeds), len(p.Splits))
+	}
+	if p.Joint.Rank != p.Collect.Rank || p.Joint.Alpha != p.Collect.Alpha || p.Joint.DType != p.Collect.DType || p.Joint.MaxTokens != p.Collect.MaxTokens {
+		add("joint: rank, alpha, dtype or max_tokens are not those of collect")
+	}
+	names := map[string]bool{}
+	tasks := p.tasks()
+	for _, s := range p.Splits {
+		if names[s.Name] || s.Name == "" || strings.ContainsAny(s.Name, `/\`) || s.Name == collectedName {
+			add("split %q: expected a name of its own that can be a folder's", s.Name)
+		}
+		names[s.Name] = true
+		for _, t := range slices.Concat(s.Validation, s.HeldOut) {
+			if !slices.Contains(tasks, t) {
+				add("split %s: task %s is not in the grid", s.Name, t)
+			}
+		}
+		for _, t := range s.Validation {
+			if slices.Contains(s.HeldOut, t) {
+				add("split %s: task %s is held out and for validation", s.Name, t)
+			}
+		}
+		if len(s.HeldOut) == 0 || len(p.train(&s)) < 2 {
+			add("split %s: %d held-out and %d training tasks, expected at least one and two", s.Name, len(s.HeldOut), len(p.train(&s)))
+		}
+	}
+	return errors.Join(all...)
+}
+
+// tasks are all of the grid's.
+func (p *Plan) tasks() []string {
+	all := slices.Concat(p.grid.Train, p.grid.Validation, p.grid.HeldOut)
+	if len(p.Tasks) == 0 {
+		return all
+	}
+	return slices.DeleteFunc(all, func(t string) bool { return !slices.Contains(p.Tasks, t) })
+}
+
+// train are a split's training tasks.
+func (p *Plan) train(s *Split) []string {
+	var list []string
+	for _, t := range p.tasks() {
+		kept := slices.ContainsFunc(s.Without, func(content string) bool { return slices.Contains(p.grid.Attributes(t), content) })
+		if !kept && !slices.Contains(s.Validation, t) && !slices.Contains(s.HeldOut, t) {
+			list = append(list, t)
+		}
+	}
+	return list
+}
+
+// of is the grid as a split sees it.
+func (p *Plan) of(s *Split) *grid.Grid {
+	g := *p.grid
+	g.Train, g.Validation, g.HeldOut = p.train(s), s.Validation, s.HeldOut
+	return &g
+}

@@ -1,0 +1,147 @@
+package experiment
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/drag-and-drop-lora/dnd/graph/generator"
+	"github.com/drag-and-drop-lora/dnd/graph/safetensors"
+	"github.com/drag-and-drop-lora/dnd/trainer/backend"
+	"github.com/drag-and-drop-lora/dnd/trainer/collect"
+	"github.com/drag-and-drop-lora/dnd/trainer/eval"
+	"github.com/drag-and-drop-lora/dnd/trainer/export"
+	"github.com/drag-and-drop-lora/dnd/trainer/fit"
+	"github.com/drag-and-drop-lora/dnd/trainer/lm"
+)
+
+// Resources are what a plan is run with.
+type Resources struct {
+	Models     []*lm.Model // the base, one a device
+	Encoder    *fit.TextEncoder
+	EncoderDir string
+	Backend    backend.Backend
+	Runner     generator.Runner
+}
+
+// Progress is how far a run is.
+type Progress struct {
+	Stage       string // with the split and seed that it is about
+	Done, Total int
+	Note        string
+}
+
+const collectedName = "collected"
+
+// Run makes everything that a plan says in the folder out, or what is missing of it:
+// collected/TASK; SPLIT/joint; SPLIT/fit-SEED, SPLIT/generator-SEED and SPLIT/eval-SEED.
+func Run(ctx context.Context, p *Plan, r Resources, out string, report func(Progress)) (*Result, error) {
+	if report == nil {
+		report = func(Progress) {}
+	}
+	collected := filepath.Join(out, collectedName)
+	sets, err := p.sets(p.tasks())
+	if err != nil {
+		return nil, err
+	}
+	tune := func(stage string, c collect.Config, sets []*collect.DataSet, dir string) error {
+		return collect.Run(ctx, c, r.Models, sets, dir, func(x collect.Progress) {
+			report(Progress{stage, x.Made, x.Total, fmt.Sprintf("%s, loss %.4f, %.0f tokens/s", x.DataSet, x.Loss, x.TokensPerSecond)})
+		})
+	}
+	if err := tune("collect", p.Collect, sets, collected); err != nil {
+		return nil, err
+	}
+	result := &Result{}
+	for i := range p.Splits {
+		s := &p.Splits[i]
+		dir := filepath.Join(out, s.Name)
+		train, err := p.sets(p.train(s))
+		if err != nil {
+			return nil, err
+		}
+		joint := filepath.Join(dir, "joint")
+		if err := tune(s.Name+", joint LoRA", p.Joint, []*collect.DataSet{collect.Join(jointName, train)}, joint); err != nil {
+			return nil, err
+		}
+		of := SplitResult{Split: *s, Train: p.train(s)}
+		for j, seed := range p.Seeds {
+			x, err := p.generator(ctx, s, seed, j == 0, r, collected, dir, report)
+			if err != nil {
+				return nil, fmt.Errorf("split %s, seed %d: %w", s.Name, seed, err)
+			}
+			of.Seeds = append(of.Seeds, SeedResult{seed, x})
+		}
+		result.Splits = append(result.Splits, of)
+	}
+	return result, result.write(out)
+}
+
+// jointName is the data set of all training tasks' records.
+const jointName = "joint"
+
+// generator fits, exports and scores one. Rivals do not depend on the seed: they are scored
+// with the first.
+func (p *Plan) generator(ctx context.Context, s *Split, seed int64, rivals bool, r Resources, collected, dir string, report func(Progress)) (*eval.Result, error) {
+	run, out := filepath.Join(dir, fmt.Sprint("fit-", seed)), filepath.Join(dir, fmt.Sprint("generator-", seed))
+	if _, err := os.Stat(out); errors.Is(err, fs.ErrNotExist) {
+		c := p.fit
+		c.Seed = seed
+		data, err := fit.OpenData(collected, p.train(s), "", c.Tiling)
+		if err != nil {
+			return nil, err
+		}
+		if _, err := fit.Run(ctx, c, data, fit.Resources{Encoder: r.Encoder, Backend: r.Backend}, run, func(x fit.Progress) {
+			report(Progress{fmt.Sprintf("%s, seed %d, %s", s.Name, seed, x.Stage), x.Done, x.Total, fmt.Sprintf("loss %.4f", x.Smooth)})
+		}); err != nil {
+			return nil, err
+		}
+		base := &r.Models[0].Config
+		o := export.Options{Name: fmt.Sprintf("%s-%d", s.Name, seed), EncoderDir: r.EncoderDir, Architecture: base.Architecture, Heads: base.Heads, KVHeads: base.KVHeads,
+			Model: p.Model, DType: safetensors.F32, HeldOut: append(append([]string{}, s.HeldOut...), s.Validation...)}
+		if err := export.Write(ctx, run, out, o, nil); err != nil {
+			return nil, err
+		}
+	} else if err != nil {
+		return nil, err
+	}
+	in, err := Inputs(p.of(s), p.Data, collected, filepath.Join(dir, "joint", jointName))
+	if err != nil {
+		return nil, err
+	}
+	if in.Package, err = generator.Open(out); err != nil {
+		return nil, err
+	}
+	defer in.Package.Close()
+	in.Model, in.Runner = r.Models[0], r.Runner
+	c := p.Eval
+	if !rivals {
+		c.Methods = []string{eval.Foreign, eval.Shuffled, eval.Generated}
+	}
+	scores := filepath.Join(dir, fmt.Sprint("eval-", seed))
+	x, err := eval.Run(ctx, c, *in, scores, func(x eval.Progress) {
+		report(Progress{fmt.Sprintf("%s, seed %d, eval", s.Name, seed), x.Done, x.Total, x.Task + ", " + x.Method})
+	})
+	if err != nil {
+		return nil, err
+	}
+	return x, x.Write(scores)
+}
+
+// sets reads tasks' training records.
+func (p *Plan) sets(tasks []string) ([]*collect.DataSet, error) {
+	var sets []*collect.DataSet
+	var all []error
+	for _, name := range tasks {
+		set, err := collect.ReadDataSet(filepath.Join(p.Data, "train", name+".json"))
+		if err != nil {
+			all = append(all, err)
+			continue
+		}
+		sets = append(sets, set)
+	}
+	return sets, errors.Join(all...)
+}
