@@ -207,7 +207,7 @@ func release(t target, version string, when time.Time, work, out string, common 
 
 // billOf makes a program's bill of materials (CycloneDX) of what the linker wrote into it.
 func billOf(program, path string, when time.Time) error {
-	text, err := output([]string{"GOEXPERIMENT="}, "go", "run", sbomTool, "bin", "-json", "-licenses", "-noserial", program)
+	text, err := output([]string{"GOEXPERIMENT="}, "go", "run", sbomTool, "bin", "-json", "-noserial", program)
 	if err != nil {
 		return err
 	}
