@@ -136,7 +136,7 @@ func TestBuilderRefuses(t *testing.T) {
 		}},
 		{"3 heads for 4 channels", graph.DefaultLimits(), func(b *graph.Builder) {
 			x := b.Input("x", [4]int{1, 4, 1, 8})
-			b.Attention("attention", x, x, x, b.InputWords("mask", 8), graph.Chunks{Count: 1, Length: 8}, 3)
+			b.Attention("attention", x, x, x, b.InputWords("mask", 8), graph.Chunks{Count: 1, Length: 8}, 3, false)
 		}},
 	} {
 		b := graph.NewBuilder(c.limits)

@@ -29,13 +29,24 @@ type Conv struct {
 	Out, K int
 	// GELU applies GELU in its erf form to the result.
 	GELU bool
+	// Pads, where not nil, says which positions nobody reads. It is for linear layers over
+	// an encoder's matrix.
+	Pads *Pads
 	// Keep holds the repacked weights for the next Conv with this Weight.
 	Keep bool
 }
 
-// Linear is a linear layer over axis N: a Conv with K = 1 that keeps its weights.
-func (b *Builder) Linear(x *Tensor, label, weight, dtype, bias string, out int, gelu bool) *Tensor {
-	return b.Conv(x, Conv{Label: label, Weight: weight, DType: dtype, Bias: bias, Axis: AxisN, Out: out, K: 1, GELU: gelu, Keep: true})
+// Pads are the tokens of an encoder's matrix that have a 0 in Mask, and those that fill up a
+// chunk. What is computed for them need not be right, only finite.
+type Pads struct {
+	Mask   Words
+	Chunks Chunks
+}
+
+// Linear is a linear layer over axis N: a Conv with K = 1 that keeps its weights. pads may be
+// nil.
+func (b *Builder) Linear(x *Tensor, label, weight, dtype, bias string, out int, gelu bool, pads *Pads) *Tensor {
+	return b.Conv(x, Conv{Label: label, Weight: weight, DType: dtype, Bias: bias, Axis: AxisN, Out: out, K: 1, GELU: gelu, Pads: pads, Keep: true})
 }
 
 // The shape of the convolution kernels' tiles, fixed in conv.wgsl.
@@ -181,6 +192,11 @@ func (b *Builder) Conv(x *Tensor, c Conv) *Tensor {
 	shape[1+int(c.Axis)] = c.Out
 	y := b.Tensor(c.Label, shape)
 	if !b.usable(c.Label, x) {
+		return y
+	}
+	if c.Pads != nil && (c.K != 1 || c.Axis != AxisN || !b.matrix(c.Label, x) || x.Shape[3] != c.Pads.Chunks.Tokens() ||
+		c.Pads.Mask.count < (c.Pads.Chunks.First+c.Pads.Chunks.Count)*c.Pads.Chunks.Length) {
+		b.failf("%s: pads of %+v for %v with kernel %d over axis %d", c.Label, c.Pads.Chunks, x.Shape, c.K, c.Axis)
 		return y
 	}
 	g := newGeometry(c, x, y)

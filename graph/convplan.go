@@ -72,7 +72,16 @@ func (b *Builder) convolveBox(g *geometry, x box) {
 	if !direct {
 		conv[1].Value, conv[2].Value, conv[3].Value = 0, 0, 1
 	}
-	k := b.kernel("conv", append(conv, b.half(g.DType)...)...)
+	conv = append(conv, b.half(g.DType)...)
+	var mask []int
+	pads := []arg{{"mask_base", 0}, {"period", 0}, {"length", 0}}
+	if g.Pads != nil {
+		c := g.Pads.Chunks
+		conv = append(conv, wgsl.Const{Name: "Skip", Value: 1})
+		mask = []int{g.Pads.Mask.buffer}
+		pads = []arg{{"mask_base", int64(c.First) * int64(c.Length)}, {"period", int64(c.Period())}, {"length", int64(c.Length)}}
+	}
+	k := b.kernel("conv", conv...)
 	if b.err != nil {
 		return
 	}
@@ -112,8 +121,8 @@ func (b *Builder) convolveBox(g *geometry, x box) {
 				if !direct {
 					target = []int{x.padded, x.shard.packed, part}
 				}
-				b.dispatch(g.Label, k, [3]int64{ceil(tiles, int64(k.Workgroup)), outTiles, p.slices}, cost*(last-c), target,
-					append([]arg{{"c_first", c}, {"c_last", last}, {"again", flag(c > 0)}}, sums...)...)
+				b.dispatch(g.Label, k, [3]int64{ceil(tiles, int64(k.Workgroup)), outTiles, p.slices}, cost*(last-c), append(target, mask...),
+					append(append([]arg{{"c_first", c}, {"c_last", last}, {"again", flag(c > 0)}}, sums...), pads...)...)
 			}
 			if direct {
 				continue

@@ -134,8 +134,9 @@ func (b *Builder) tokenNorm(label string, x, residual *Tensor, weight, bias stri
 }
 
 // Attention is softmax(q·kᵀ/√D)·v within every chunk and head; keys whose mask is 0 are
-// hidden, and a chunk without keys gives zeros (reference section a.2).
-func (b *Builder) Attention(label string, q, k, v *Tensor, mask Words, c Chunks, heads int) *Tensor {
+// hidden, and a chunk without keys gives zeros (reference section a.2). With skip, hidden
+// tokens are no queries and get zeros.
+func (b *Builder) Attention(label string, q, k, v *Tensor, mask Words, c Chunks, heads int, skip bool) *Tensor {
 	y := b.Tensor(label, q.Shape)
 	if !b.usable(label, q, k, v) || !b.matrix(label, q) {
 		return y
@@ -150,7 +151,11 @@ func (b *Builder) Attention(label string, q, k, v *Tensor, mask Words, c Chunks,
 	if width <= 32 {
 		queries = 2
 	}
-	kernel := b.kernel("attention", wgsl.Const{Name: "D", Value: width}, wgsl.Const{Name: "Q", Value: queries})
+	consts := []wgsl.Const{{Name: "D", Value: width}, {Name: "Q", Value: queries}}
+	if skip {
+		consts = append(consts, wgsl.Const{Name: "Skip", Value: 1})
+	}
+	kernel := b.kernel("attention", consts...)
 	if b.err != nil {
 		return y
 	}

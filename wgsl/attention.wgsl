@@ -7,7 +7,8 @@
 //   y      [heads·D][stride]
 // Every token is a query, masked or not. A chunk without any key gets zeros.
 //
-// Constants: D (values a head), Q (queries an invocation, 1 or 2).
+// Constants: D (values a head), Q (queries an invocation, 1 or 2); Skip: hidden tokens are no
+// queries and get zeros.
 //
 // Workgroup: WG invocations take neighbouring queries of one head (y) and chunk (z), so
 // they read neighbouring q and equal k and v. Softmax is computed as the keys go by, four
@@ -55,7 +56,15 @@ fn main(@builtin(global_invocation_id) g: vec3<u32>) {
   let low = {{$v}}(-3.0e38);
   var top = low;
   var sum = {{$v}}();
-  for (var l = 0u; l < p.length; l += 4u) {
+  {{- if .Skip}}
+  var length = p.length;
+  if (!(open(chunk, g.x * {{.Q}}u) || open(chunk, g.x * {{.Q}}u + {{add .Q -1}}u))) {
+    length = 0u;
+  }
+  {{- else}}
+  let length = p.length;
+  {{- end}}
+  for (var l = 0u; l < length; l += 4u) {
     {{range $n, $lane := lanes}}let on{{$n}} = open(chunk, l + {{$n}}u);
     {{end -}}
     if (!(on0 || on1 || on2 || on3)) {

@@ -13,7 +13,11 @@
 //   out   Partial = 0: any layout, by strides (out_item, out_o, out_p, out_q)
 //         Partial = 1: vec4 [slice][16][tile of outputs][tile], for reduce to finish
 //
-// Constants: K, HasBias, Gelu (erf form, on the result), Partial, Half.
+//   mask  u32, of token l of a chunk at mask_base + chunk·length + l; with Skip
+//
+// Constants: K, HasBias, Gelu (erf form, on the result), Partial, Half; Skip: positions are
+// tokens t = chunk·period + l, and where all eight of a tile are hidden (0 in the mask, or
+// l >= length) nothing is summed: the result there is that of zeros.
 //
 // Workgroup: WG invocations along x share one tile of outputs (y) and one slice of the
 // input channels (z), so they read neighbouring x and equal w.
@@ -40,6 +44,20 @@ enable f16;
 {{template "erf" .}}
 {{template "store" .}}
 {{- end}}
+{{- if .Skip}}
+@group(0) @binding({{add 4 .HasBias}}) var<storage, read> mask: array<u32>;
+
+fn hidden(t: u32) -> bool {
+  let l = t % p.period;
+  let at = p.mask_base + t / p.period * p.length + l;
+  {{- range $u := seq 8}}
+  if (l + {{$u}}u < p.length && mask[at + {{$u}}u] != 0u) {
+    return false;
+  }
+  {{- end}}
+  return true;
+}
+{{- end}}
 
 @compute @workgroup_size({{.WG}})
 fn main(@builtin(global_invocation_id) g: vec3<u32>) {
@@ -52,7 +70,14 @@ fn main(@builtin(global_invocation_id) g: vec3<u32>) {
   let row = pb % p.np;
   let item = pb / p.np;
   let c_first = g.z * p.slice + p.c_first;
+  {{- if .Skip}}
+  var c_last = min(g.z * p.slice + p.c_last, p.cin);
+  if (hidden(qt * 8u)) {
+    c_last = c_first;
+  }
+  {{- else}}
   let c_last = min(g.z * p.slice + p.c_last, p.cin);
+  {{- end}}
 
   // Taps outside of the plane are skipped: rows [0, rows) hold all that is inside.
   let top = i32(row) + bitcast<i32>(p.top);

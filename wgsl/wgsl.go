@@ -81,8 +81,9 @@ const MaxHeadWidth = 128
 
 var flag = func(name string) constRange { return constRange{name: name, max: 1} }
 
-// feature is a flag for kernels that use a feature of the device: Half wants "shader-f16",
-// Subgroups wants "subgroups" and WGSL's subgroup_id. Without it they compute the same.
+// feature is a flag that may be left out: for kernels that use a feature of the device (Half
+// wants "shader-f16", Subgroups wants "subgroups" and WGSL's subgroup_id) or that skip what
+// nobody reads. Without it they compute the same.
 var feature = func(name string) constRange { return constRange{name: name, max: 1, feature: true} }
 
 // points are numbers of points of a transform, or of a part of them.
@@ -111,10 +112,10 @@ const storeParams = "out_base out_item out_o out_p out_q o_end q_end bias0"
 var table = []entry{
 	{
 		name:     "conv",
-		consts:   []constRange{{name: "K", min: 1, max: MaxKernelSize}, flag("HasBias"), flag("Gelu"), flag("Partial"), feature("Half")},
+		consts:   []constRange{{name: "K", min: 1, max: MaxKernelSize}, flag("HasBias"), flag("Gelu"), flag("Partial"), feature("Half"), feature("Skip")},
 		bindings: []string{Read, Read, ReadWrite},
-		optional: map[string]string{"HasBias": Read},
-		params: tilingParams + "x_item q0 cin rows stride top slice c_first c_last o_tile0 o_tiles again " +
+		optional: map[string]string{"HasBias": Read, "Skip": Read},
+		params: tilingParams + "x_item q0 cin rows stride top slice c_first c_last o_tile0 o_tiles again mask_base period length " +
 			storeParams,
 		workgroup: 64,
 	},
@@ -218,7 +219,7 @@ var table = []entry{
 	},
 	{
 		name:      "attention",
-		consts:    []constRange{{name: "D", min: 1, max: MaxHeadWidth}, {name: "Q", min: 1, max: 2}},
+		consts:    []constRange{{name: "D", min: 1, max: MaxHeadWidth}, {name: "Q", min: 1, max: 2}, feature("Skip")},
 		bindings:  []string{Read, Read, Read, Read, ReadWrite},
 		params:    "period length stride mask_base chunk0 factor",
 		workgroup: 64,

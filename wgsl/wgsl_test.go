@@ -41,6 +41,7 @@ func variants() map[string][][]wgsl.Const {
 	}
 	v["repack"] = append(v["repack"], c("Store", wgsl.StoreF16, "Half", 1))
 	v["conv"] = append(v["conv"], c("K", 9, "HasBias", 1, "Gelu", 0, "Partial", 0, "Half", 1), c("K", 1, "HasBias", 0, "Gelu", 0, "Partial", 1, "Half", 1))
+	v["conv"] = append(v["conv"], c("K", 1, "HasBias", 1, "Gelu", 1, "Partial", 0, "Skip", 1), c("K", 1, "HasBias", 0, "Gelu", 0, "Partial", 1, "Half", 1, "Skip", 1))
 	v["layernorm"] = append(v["layernorm"], c("Subgroups", 1))
 	v["rmsnorm"] = append(v["rmsnorm"], c("Subgroups", 1))
 	v["fourierrows"] = [][]wgsl.Const{c("T", 16, "N", 16, "Store", wgsl.StoreF32), c("T", 24, "N", 9, "Store", wgsl.StoreF16), c("T", 32, "N", 11, "Store", wgsl.StoreQ8)}
@@ -50,7 +51,7 @@ func variants() map[string][][]wgsl.Const {
 	v["rotate"] = [][]wgsl.Const{c("Halves", 0), c("Halves", 1)}
 	v["causal"] = [][]wgsl.Const{c("D", 16), c("D", 64), c("D", wgsl.MaxHeadWidth)}
 	v["columnnorm"] = [][]wgsl.Const{c("HasResidual", 0), c("HasResidual", 1)}
-	v["attention"] = [][]wgsl.Const{c("D", 32, "Q", 2), c("D", 64, "Q", 1), c("D", wgsl.MaxHeadWidth, "Q", 1)}
+	v["attention"] = [][]wgsl.Const{c("D", 32, "Q", 2), c("D", 64, "Q", 1), c("D", wgsl.MaxHeadWidth, "Q", 1), c("D", 32, "Q", 2, "Skip", 1)}
 	return v
 }
 
@@ -108,6 +109,8 @@ func unused(label, param string) bool {
 		return !strings.Contains(label, "HasFactor=1")
 	case param == "bias0":
 		return !strings.Contains(label, "HasBias=1")
+	case param == "mask_base" || param == "period" || param == "length":
+		return strings.HasPrefix(label, "conv") && !strings.Contains(label, "Skip=1")
 	case strings.HasPrefix(label, "fourierrows"):
 		return false
 	case strings.HasPrefix(label, "fouriercolumns"):

@@ -105,11 +105,11 @@ func (e *builder) group(name string, ids graph.Words, chunks graph.Chunks, condi
 		e.read(fmt.Sprint(name, i), x)
 		key := func(s string) string { return LayerKey(i, s) }
 		attended := e.attention(key, x, chunks)
-		x = e.norm(key("attention.output.LayerNorm"), e.linear(key("attention.output.dense"), attended, c.HiddenSize, false), x)
+		x = e.norm(key("attention.output.LayerNorm"), e.linear(key("attention.output.dense"), attended, chunks, c.HiddenSize, false), x)
 		e.Release(attended)
 
-		wide := e.linear(key("intermediate.dense"), x, c.IntermediateSize, true)
-		y := e.linear(key("output.dense"), wide, c.HiddenSize, false)
+		wide := e.linear(key("intermediate.dense"), x, chunks, c.IntermediateSize, true)
+		y := e.linear(key("output.dense"), wide, chunks, c.HiddenSize, false)
 		e.Release(wide)
 		if i < c.NumHiddenLayers-1 {
 			x = e.norm(key("output.LayerNorm"), y, x)
@@ -125,17 +125,22 @@ func (e *builder) group(name string, ids graph.Words, chunks graph.Chunks, condi
 func (e *builder) attention(key func(string) string, x *graph.Tensor, chunks graph.Chunks) *graph.Tensor {
 	var qkv [3]*graph.Tensor
 	for i, name := range []string{"query", "key", "value"} {
-		qkv[i] = e.linear(key("attention.self."+name), x, e.config.HiddenSize, false)
+		qkv[i] = e.linear(key("attention.self."+name), x, chunks, e.config.HiddenSize, false)
 	}
-	y := e.Attention(key("attention"), qkv[0], qkv[1], qkv[2], e.mask, chunks, e.config.NumAttentionHeads)
+	y := e.Attention(key("attention"), qkv[0], qkv[1], qkv[2], e.mask, chunks, e.config.NumAttentionHeads, e.options.ZeroPads)
 	for _, t := range qkv {
 		e.Release(t)
 	}
 	return y
 }
 
-func (e *builder) linear(name string, x *graph.Tensor, out int, gelu bool) *graph.Tensor {
-	return e.Linear(x, name, Prefix+name+".weight", e.options.DType, Prefix+name+".bias", out, gelu)
+// linear skips pads where the condition has zeros for them: no other token reads theirs.
+func (e *builder) linear(name string, x *graph.Tensor, chunks graph.Chunks, out int, gelu bool) *graph.Tensor {
+	var pads *graph.Pads
+	if e.options.ZeroPads {
+		pads = &graph.Pads{Mask: e.mask, Chunks: chunks}
+	}
+	return e.Linear(x, name, Prefix+name+".weight", e.options.DType, Prefix+name+".bias", out, gelu, pads)
 }
 
 // norm normalises x, plus residual if there is one, and releases both.

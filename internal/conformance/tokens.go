@@ -3,6 +3,7 @@ package conformance
 import (
 	"fmt"
 	"math"
+	"slices"
 
 	"github.com/drag-and-drop-lora/dnd/graph"
 )
@@ -51,8 +52,10 @@ func (c tokenCase) build() (Case, error) {
 		b.Read("embed", x)
 		norm := b.TokenNorm("norm", x, nil, "weight", "bias", 1e-12)
 		b.Read("norm", norm)
-		y := b.Attention("attention", x, norm, x, mask, chunks, c.heads)
-		b.Read("attention", y)
+		b.Read("attention", b.Attention("attention", x, norm, x, mask, chunks, c.heads, false))
+		// The same without work for hidden tokens.
+		b.Read("attention skips", b.Attention("attention", x, norm, x, mask, chunks, c.heads, true))
+		b.Read("linear skips", b.Linear(norm, "linear", "linear", "F32", "bias", channels, true, &graph.Pads{Mask: mask, Chunks: chunks}))
 		condition := b.Tensor("condition", [4]int{1, c.chunks, c.length, channels})
 		// One chunk at a time into its place.
 		for i := range c.chunks {
@@ -74,7 +77,7 @@ func (c tokenCase) build() (Case, error) {
 	}
 	w := Tensors{
 		"word": uniform(1, tokenVocabulary*channels), "position": uniform(2, c.length*channels), "type": uniform(3, 2*channels),
-		"weight": uniform(4, channels), "bias": uniform(5, channels),
+		"weight": uniform(4, channels), "bias": uniform(5, channels), "linear": scaled(uniform(6, channels*channels), float32(1/math.Sqrt(float64(channels)))),
 	}
 	x := embed(c, ids, w)
 	norm := make([]float64, len(x))
@@ -89,11 +92,13 @@ func (c tokenCase) build() (Case, error) {
 			condition[i] = float32(v)
 		}
 	}
+	attended, all := c.attend(x, norm, mask), slices.Repeat([]uint32{1}, len(mask))
 	return Case{
 		Name: name, Program: p, Weights: w,
 		Inputs: []graph.Input{{Name: "ids", Data: Words(ids)}, {Name: "mask", Data: Words(mask)}},
 		Want: []Want{
-			c.matrix("embed", x, 5e-7), c.matrix("norm", norm, 2e-6), c.matrix("attention", c.attend(x, norm, mask), 2e-6),
+			c.matrix("embed", x, all, 5e-7), c.matrix("norm", norm, all, 2e-6), c.matrix("attention", attended, all, 2e-6),
+			c.matrix("attention skips", attended, mask, 2e-6), c.matrix("linear skips", c.linear(norm, w), mask, 4e-6),
 			{Name: "condition", Values: condition, Tolerance: 2e-6},
 		},
 	}, err
@@ -146,13 +151,31 @@ func (c tokenCase) attend(x, k []float64, mask []uint32) []float64 {
 	return y
 }
 
-// matrix compares the tokens of a channel-major matrix, and not the padding between
-// chunks, by rows of one value.
-func (c tokenCase) matrix(name string, v []float64, tolerance float64) Want {
+// linear is GELU of a linear layer from the channels to as many.
+func (c tokenCase) linear(x []float64, w Tensors) []float64 {
+	channels := c.heads * c.width
+	y := make([]float64, len(x))
+	for i := range y {
+		t, o := i/channels, i%channels
+		sum := float64(w["bias"][o])
+		for ch := range channels {
+			sum += float64(w["linear"][o*channels+ch]) * x[t*channels+ch]
+		}
+		y[i] = gelu(sum)
+	}
+	return y
+}
+
+// matrix compares the tokens of a channel-major matrix that have no 0 in the mask, and not
+// the padding between chunks, by rows of one value.
+func (c tokenCase) matrix(name string, v []float64, mask []uint32, tolerance float64) Want {
 	channels := c.heads * c.width
 	chunks := graph.Chunks{Count: c.chunks, Length: c.length}
 	w := Want{Name: name, Tolerance: tolerance, Width: 1, Rows: []int{}}
 	for t := range c.chunks * c.length {
+		if mask[t] == 0 {
+			continue
+		}
 		for ch := range channels {
 			w.Rows = append(w.Rows, ch*chunks.Tokens()+t/c.length*chunks.Period()+t%c.length)
 			w.Values = append(w.Values, float32(v[t*channels+ch]))
