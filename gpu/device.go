@@ -59,9 +59,8 @@ type Options struct {
 	// Device is an index from List, or -1 for the best: discrete before integrated before
 	// virtual before software.
 	Device int
-	// MemoryBudget bounds the bytes of buffers that a run may hold at a time, without up to
-	// 64 MiB each for what is on its way to and from the device. 0 is no bound but the
-	// device's.
+	// MemoryBudget bounds the bytes that a run may hold at a time, in buffers and in copies
+	// that are on their way to and from the device. 0 is no bound but the device's.
 	MemoryBudget int64
 	// Profile measures the parts of each run, Result.Parts, by waiting after each.
 	Profile bool
@@ -139,7 +138,7 @@ type Device struct {
 	pipelines map[string]*pipeline
 }
 
-var _ graph.Executor = (*Device)(nil)
+var _ graph.Budgeted = (*Device)(nil)
 
 // Open chooses an adapter. The device itself is created with the first Program, since
 // only that says which limits must be raised.

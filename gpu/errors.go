@@ -34,7 +34,7 @@ func (e *DeviceLostError) Error() string {
 type BudgetError struct{ Need, Budget int64 }
 
 func (e *BudgetError) Error() string {
-	return fmt.Sprintf("gpu: the run needs %d bytes of GPU memory at a time, the budget is %d: raise --memory", e.Need, e.Budget)
+	return fmt.Sprintf("gpu: the run needs %d bytes of GPU memory at a time at least, the budget is %d: raise --memory", e.Need, e.Budget)
 }
 
 // Is makes it a graph.ErrMemory.

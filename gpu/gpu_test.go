@@ -147,7 +147,7 @@ func TestErrors(t *testing.T) {
 		{"missing weights", func(p *graph.Program) {
 			p.Buffers[1].Source = graph.Source{Kind: graph.SourceWeights, Name: "w", DType: "F32", Bytes: 4000}
 		}, 0, "weights w"},
-		{"over the budget", func(*graph.Program) {}, 5000, "8512 bytes of GPU memory"},
+		{"over the budget", func(*graph.Program) {}, 5000, "12512 bytes of GPU memory"},
 		{"over the device's limits", func(p *graph.Program) { p.Requires.MaxComputeInvocationsPerWorkgroup = 1 << 15 }, 0, "maxComputeInvocationsPerWorkgroup 32768"},
 		{"text that is no UTF-8", func(p *graph.Program) { p.Kernels[0].WGSL += "//\xff" }, 0, "kernel add"},
 		{"not a Program", func(p *graph.Program) { p.Version = 99 }, 0, "version"},

@@ -40,7 +40,7 @@ func (h *held) Run(ctx context.Context, stage string, in []graph.Input) (*graph.
 		}
 		h.on = h.d.device
 		r := h.run
-		r.ctx, r.inputs, r.done, r.total, r.stages, r.parts = ctx, in, 0, 0, nil, nil
+		r.ctx, r.inputs, r.done, r.total, r.stages, r.parts, r.uploaded, r.hidden = ctx, in, 0, 0, nil, nil, 0, 0
 		todo, bound := stageOf(r.p, stage)
 		if len(todo) == 0 {
 			return nil, fmt.Errorf("gpu: the held Program has no stage %q", stage)

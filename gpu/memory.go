@@ -14,51 +14,47 @@ import (
 const (
 	// pieceBytes is how much of a tensor is in host memory at a time.
 	pieceBytes = 8 << 20
-	// stagedBytes is how much may wait in the queue's own staging copies before the queue
-	// is drained: the binding copies every write.
-	stagedBytes = 64 << 20
+	// stagedBytes is how much may wait in the queue's own staging copies: the binding copies
+	// every write, so that one half is on its way to the device while the other is filled.
+	stagedBytes = 128 << 20
 	// deadBytes is how much memory of buffers no longer needed may wait for their last
-	// dispatch before the queue is drained.
+	// dispatch.
 	deadBytes = 192 << 20
 )
 
-// lifetimes finds, for each buffer, the first and last dispatch that binds it: -1 where
-// none does, and beyond the last for buffers that are read back.
-func lifetimes(p *graph.Program) (first, last []int) {
-	first, last = make([]int, len(p.Buffers)), make([]int, len(p.Buffers))
-	for i := range first {
-		first[i], last[i] = -1, -1
-	}
-	for i, d := range p.Dispatches {
-		for _, b := range d.Binds {
-			if first[b.Buffer] < 0 {
-				first[b.Buffer] = i
-			}
-			last[b.Buffer] = i
+// Budget is Options.MemoryBudget (graph.Budgeted).
+func (d *Device) Budget() int64 { return d.options.MemoryBudget }
+
+// Need is the smallest budget that a run of p can keep (graph.Budgeted): what is live at a
+// time, and one piece on its way to or from the device.
+func (d *Device) Need(p *graph.Program) int64 { return p.Memory().Peak + piece(p) }
+
+// piece is the largest that is on its way to or from the device at a time.
+func piece(p *graph.Program) int64 {
+	piece := int64(0)
+	for i := range p.Buffers {
+		if p.Buffers[i].Source.Kind != graph.SourceZero {
+			piece = max(piece, p.Buffers[i].Bytes)
 		}
 	}
 	for _, read := range p.Reads {
-		last[read.Buffer] = len(p.Dispatches)
+		piece = max(piece, read.Bytes)
 	}
-	return first, last
+	return min(piece, pieceBytes)
 }
 
-// need is the largest number of bytes that are live at a time.
-func need(p *graph.Program, first, last []int) int64 {
-	change := make([]int64, len(p.Dispatches)+2)
-	for i, b := range p.Buffers {
-		if last[i] >= 0 {
-			change[max(first[i], 0)] += b.Bytes
-			change[last[i]+1] -= b.Bytes
+// room waits until n bytes more are within the budget, as far as waiting helps.
+func (r *run) room(n int64) error {
+	for limit := r.d.options.MemoryBudget; limit > 0 && r.live+r.staged+n > limit && r.busy(); {
+		if err := r.reclaim(); err != nil {
+			return err
 		}
 	}
-	live, peak := int64(0), int64(0)
-	for _, c := range change {
-		live += c
-		peak = max(peak, live)
-	}
-	return peak
+	return nil
 }
+
+// use counts the memory that is in use now.
+func (r *run) use(extra int64) { r.peak = max(r.peak, r.live+r.staged+extra) }
 
 // buffer has buffer i on the device, filled from its source.
 func (r *run) buffer(i int) (*wgpu.Buffer, error) {
@@ -66,10 +62,8 @@ func (r *run) buffer(i int) (*wgpu.Buffer, error) {
 		return r.buffers[i], nil
 	}
 	b := &r.p.Buffers[i]
-	if limit := r.d.options.MemoryBudget; limit > 0 && r.live+b.Bytes > limit {
-		if err := r.drain(); err != nil { // dead buffers still count until then
-			return nil, err
-		}
+	if err := r.room(b.Bytes); err != nil {
+		return nil, err
 	}
 	usage := wgpu.BufferUsageStorage | wgpu.BufferUsageCopyDst | wgpu.BufferUsageCopySrc
 	if b.Uniform {
@@ -82,7 +76,7 @@ func (r *run) buffer(i int) (*wgpu.Buffer, error) {
 		return nil, err
 	}
 	r.live += b.Bytes
-	r.peak = max(r.peak, r.live)
+	r.use(0)
 	return r.buffers[i], r.fill(i)
 }
 
@@ -91,7 +85,7 @@ func (r *run) buffer(i int) (*wgpu.Buffer, error) {
 func (r *run) again(f func() error) error {
 	err := f()
 	var full *OutOfMemoryError
-	if !errors.As(err, &full) || len(r.dead) == 0 && r.staged == 0 {
+	if !errors.As(err, &full) || !r.busy() {
 		return err
 	}
 	if err := r.drain(); err != nil {
@@ -121,7 +115,7 @@ func (r *run) fill(i int) error {
 		for j, w := range b.Source.Words {
 			binary.LittleEndian.PutUint32(raw[4*j:], w)
 		}
-		return r.write(i, 0, raw)
+		return r.writeAll(i, raw)
 	case graph.SourceInput:
 		data, err := r.input(b.Source.Name)
 		if err != nil {
@@ -130,13 +124,7 @@ func (r *run) fill(i int) error {
 		if b.Source.Offset > int64(len(data)) || b.Source.Bytes > int64(len(data))-b.Source.Offset {
 			return fmt.Errorf("gpu: input %q has %d bytes, the Program reads %d from byte %d", b.Source.Name, len(data), b.Source.Bytes, b.Source.Offset)
 		}
-		data = data[b.Source.Offset : b.Source.Offset+b.Source.Bytes]
-		for off := 0; off < len(data); off += pieceBytes {
-			if err := r.write(i, int64(off), data[off:min(off+pieceBytes, len(data))]); err != nil {
-				return err
-			}
-		}
-		return nil
+		return r.writeAll(i, data[b.Source.Offset:b.Source.Offset+b.Source.Bytes])
 	case graph.SourceWeights:
 		if r.piece == nil {
 			r.piece = make([]byte, pieceBytes)
@@ -170,36 +158,52 @@ func (r *run) input(name string) ([]byte, error) {
 	return nil, fmt.Errorf("gpu: the Program needs the input %q, which was not given", name)
 }
 
+// writeAll writes a whole buffer in pieces.
+func (r *run) writeAll(i int, data []byte) error {
+	for off := 0; off < len(data); off += pieceBytes {
+		if err := r.write(i, int64(off), data[off:min(off+pieceBytes, len(data))]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // write queues a write. The queue wants whole words; the buffer's padding is zero.
 func (r *run) write(i int, off int64, data []byte) error {
 	if rest := len(data) % 4; rest != 0 {
 		data = append(data[:len(data):len(data)], make([]byte, 4-rest)...)
 	}
+	n := int64(len(data))
+	if err := r.room(n); err != nil {
+		return err
+	}
+	for r.staged+n > stagedBytes && r.busy() {
+		if err := r.reclaim(); err != nil {
+			return err
+		}
+	}
 	if err := r.again(func() error {
 		return guard(r.d.device, "upload to "+r.p.Buffers[i].Label, func() error {
+			r.d.device.Poll(false, nil)
+			if len(r.flying) > 0 && !r.flying[len(r.flying)-1].flag.done() {
+				r.hidden += n
+			}
 			return r.d.queue.WriteBuffer(r.buffers[i], uint64(off), data)
 		})
 	}); err != nil {
 		return err
 	}
-	if r.staged += int64(len(data)); r.staged >= stagedBytes {
-		return r.drain()
-	}
+	r.uploaded += n
+	r.staged += n
+	r.open.staged += n
+	r.use(0)
 	return r.ctx.Err()
 }
 
 // retire marks a buffer as no longer needed after the dispatches so far.
 func (r *run) retire(i int) {
-	r.dead = append(r.dead, i)
-	r.deadSize += r.p.Buffers[i].Bytes
-}
-
-// bury destroys retired buffers. Everything that uses them must have completed.
-func (r *run) bury() {
-	for _, i := range r.dead {
-		r.destroy(i)
-	}
-	r.dead, r.deadSize = r.dead[:0], 0
+	r.open.dead = append(r.open.dead, i)
+	r.dead += r.p.Buffers[i].Bytes
 }
 
 func (r *run) destroy(i int) {

@@ -29,7 +29,7 @@ func TestProfile(t *testing.T) {
 			t.Fatalf("parts %+v, expected one for each of %d dispatches", result.Parts, len(p.Dispatches))
 		}
 		for i, part := range result.Parts {
-			if d := p.Dispatches[i]; part.Label != d.Label || part.Stage != d.Stage || part.Way != "add" || part.MACs != d.Cost || part.Duration <= 0 {
+			if d := p.Dispatches[i]; part.Label != d.Label || part.Stage != d.Stage || part.Way != "add" || part.MACs != d.Cost || part.Duration <= 0 || part.Bytes != 2*4*n {
 				t.Errorf("part %d is %+v, expected %s of %s", i, part, d.Label, d.Stage)
 			}
 		}

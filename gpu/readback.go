@@ -15,18 +15,19 @@ func (r *run) read(read *graph.Read) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if r.staged > 0 {
-		if err := r.drain(); err != nil {
-			return nil, err
-		}
+	if err := r.drain(); err != nil { // the buffer may just have been filled
+		return nil, err
 	}
 	size := min(read.Bytes, readPiece)
+	if limit := r.d.options.MemoryBudget; limit > 0 {
+		size = min(size, max(limit-r.live, pieceBytes)&^3)
+	}
 	staging, err := r.create("readback", size, wgpu.BufferUsageMapRead|wgpu.BufferUsageCopyDst)
 	if err != nil {
 		return nil, err
 	}
 	defer staging.Release()
-	r.peak = max(r.peak, r.live+size)
+	r.use(size)
 	out := make([]byte, 0, read.Bytes)
 	for off := int64(0); off < read.Bytes; off += size {
 		n := min(size, read.Bytes-off)

@@ -19,40 +19,44 @@ type run struct {
 	report  func(graph.Progress)
 	keep    bool // the buffers stay after their last dispatch, for another run
 
-	buffers    []*wgpu.Buffer
-	live, peak int64 // bytes
-	dead       []int
-	deadSize   int64
-	staged     int64
-	piece      []byte
+	buffers []*wgpu.Buffer
+	live    int64 // bytes of buffers
+	dead    int64 // of those, what only waits for a submit to complete
+	staged  int64 // bytes of writes that wait for a submit to complete
+	peak    int64 // most of live and staged so far
+	piece   []byte
+
+	uploaded, hidden int64 // bytes, as Result has them
 
 	encoder  *wgpu.CommandEncoder
 	pass     *wgpu.ComputePassEncoder
-	groups   []*wgpu.BindGroup
-	cost     int64  // of the open submit, as the Program tells it
-	load     int64  // the same with at least launchCost for each dispatch
-	stage    string // of the last dispatch in it
-	budget   int64  // load of a submit that takes submitTime
+	open     submit // what encoder will be
 	flying   []submit
+	budget   int64     // load of a submit that takes submitTime
 	finished time.Time // when the last submit completed
 
 	done, total int64
 	stages      []graph.StageTime
 	parts       []graph.PartTime
-	partCost    int64 // of the part that is being measured
 }
 
 // execute runs the dispatches of these indices and hands back these reads.
 func (r *run) execute(todo []int, reads []graph.Read) (*graph.Result, error) {
 	p := r.p
-	first, last := lifetimes(p)
+	_, last := p.Lifetimes()
 	if r.keep {
 		for i := range last {
 			last[i] = len(p.Dispatches)
 		}
 	}
-	if n := need(p, first, last); r.d.options.MemoryBudget > 0 && n > r.d.options.MemoryBudget {
-		return nil, &BudgetError{Need: n, Budget: r.d.options.MemoryBudget}
+	if limit := r.d.options.MemoryBudget; limit > 0 {
+		n := r.d.Need(p)
+		if r.keep {
+			n = p.Memory().All + piece(p)
+		}
+		if n > limit {
+			return nil, &BudgetError{Need: n, Budget: limit}
+		}
 	}
 	pipelines := make([]*pipeline, len(p.Kernels))
 	for i := range p.Kernels {
@@ -73,6 +77,10 @@ func (r *run) execute(todo []int, reads []graph.Read) (*graph.Result, error) {
 	}
 	started := time.Now()
 	part := started
+	if r.d.options.Profile {
+		r.parts = p.Parts(todo)
+	}
+	measured := 0
 	var before *graph.Dispatch
 	for _, i := range todo {
 		d := &p.Dispatches[i]
@@ -80,7 +88,8 @@ func (r *run) execute(todo []int, reads []graph.Read) (*graph.Result, error) {
 			if err := r.drain(); err != nil {
 				return nil, err
 			}
-			part = r.clockPart(before, part)
+			part = r.clockPart(measured, part)
+			measured++
 		}
 		if before != nil && d.Stage != before.Stage {
 			if err := r.drain(); err != nil {
@@ -98,13 +107,13 @@ func (r *run) execute(todo []int, reads []graph.Read) (*graph.Result, error) {
 				r.retire(b.Buffer)
 			}
 		}
-		if r.load >= r.budget {
+		if r.open.load >= r.budget {
 			if err := r.submit(); err != nil {
 				return nil, err
 			}
 		}
-		if r.deadSize >= deadBytes {
-			if err := r.drain(); err != nil {
+		for r.dead >= deadBytes {
+			if err := r.reclaim(); err != nil {
 				return nil, err
 			}
 		}
@@ -115,7 +124,7 @@ func (r *run) execute(todo []int, reads []graph.Read) (*graph.Result, error) {
 	if before != nil {
 		r.clock(before.Stage, started)
 		if r.d.options.Profile {
-			r.clockPart(before, part)
+			r.clockPart(measured, part)
 		}
 	}
 	result := &graph.Result{Stages: r.stages, Parts: r.parts}
@@ -126,7 +135,7 @@ func (r *run) execute(todo []int, reads []graph.Read) (*graph.Result, error) {
 		}
 		result.Outputs = append(result.Outputs, graph.Output{Name: read.Name, Data: data})
 	}
-	result.PeakBytes = r.peak
+	result.PeakBytes, result.UploadedBytes, result.HiddenBytes = r.peak, r.uploaded, r.hidden
 	return result, nil
 }
 
@@ -143,12 +152,10 @@ func (r *run) clock(stage string, started time.Time) time.Time {
 	return now
 }
 
-// clockPart records the dispatches of d's label up to d, and starts the next part.
-func (r *run) clockPart(d *graph.Dispatch, started time.Time) time.Time {
+// clockPart records that part i took the time since started, and starts the next.
+func (r *run) clockPart(i int, started time.Time) time.Time {
 	now := time.Now()
-	part := graph.PartTime{Stage: d.Stage, Label: d.Label, Way: r.p.Kernels[d.Kernel].Label, Duration: now.Sub(started), MACs: r.partCost}
-	r.parts = append(r.parts, part)
-	r.partCost = 0
+	r.parts[i].Duration = now.Sub(started)
 	return now
 }
 
@@ -167,7 +174,7 @@ func (r *run) dispatch(d *graph.Dispatch, pl *pipeline) error {
 		if err != nil {
 			return err
 		}
-		r.groups = append(r.groups, group)
+		r.open.groups = append(r.open.groups, group)
 		if r.encoder == nil {
 			if r.encoder, err = r.d.device.CreateCommandEncoder(nil); err != nil {
 				return err
@@ -177,10 +184,9 @@ func (r *run) dispatch(d *graph.Dispatch, pl *pipeline) error {
 		r.pass.SetPipeline(pl.pipeline)
 		r.pass.SetBindGroup(0, group, nil)
 		r.pass.DispatchWorkgroups(uint32(d.Groups[0]), uint32(d.Groups[1]), uint32(d.Groups[2]))
-		r.cost += d.Cost
-		r.partCost += d.Cost
-		r.load += max(d.Cost, launchCost)
-		r.stage = d.Stage
+		r.open.cost += d.Cost
+		r.open.load += max(d.Cost, launchCost)
+		r.open.stage = d.Stage
 		return nil
 	})
 }
@@ -195,11 +201,10 @@ func (r *run) release() {
 	if r.encoder != nil {
 		r.encoder.Release()
 	}
-	for _, s := range r.flying {
-		r.groups = append(r.groups, s.groups...)
-	}
-	for _, g := range r.groups {
-		g.Release()
+	for _, s := range append(r.flying, r.open) {
+		for _, g := range s.groups {
+			g.Release()
+		}
 	}
 	for i := range r.buffers {
 		r.destroy(i)

@@ -93,20 +93,44 @@ func TestOrder(t *testing.T) {
 // The budget holds although more is allocated over the whole run.
 func TestBudgetHolds(t *testing.T) {
 	const steps, n = 20, 1 << 19 // 2 MiB each, 2 live at a time
-	d := open(t, gpu.Options{Device: -1, MemoryBudget: 3 * 4 * n})
+	const need = 3 * 4 * n       // one more is on its way
 	p, w := chain(steps, n, 1000)
-	result, err := d.Run(t.Context(), p, w, nil, nil)
-	if err != nil {
-		t.Fatal(err)
+	for _, budget := range []int64{need, need + 1<<20, 10 * need} {
+		result, err := open(t, gpu.Options{Device: -1, MemoryBudget: budget}).Run(t.Context(), p, w, nil, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		checkChain(t, result, steps, n)
+		// What the Program says without running is what is allocated, where no more is had.
+		if result.PeakBytes > budget || result.PeakBytes < need {
+			t.Errorf("peak %d bytes, the budget is %d", result.PeakBytes, budget)
+		}
 	}
-	checkChain(t, result, steps, n)
-	if result.PeakBytes > 3*4*n+4*n { // and the readback's
-		t.Errorf("peak %d bytes, the budget is %d", result.PeakBytes, 3*4*n)
-	}
-	tight := open(t, gpu.Options{Device: -1, MemoryBudget: 2*4*n - 1})
+	tight := open(t, gpu.Options{Device: -1, MemoryBudget: need - 1})
 	var over *gpu.BudgetError
-	if _, err := tight.Run(t.Context(), p, w, nil, nil); !errors.As(err, &over) || over.Need != 2*4*n || over.Budget != 2*4*n-1 {
+	if _, err := tight.Run(t.Context(), p, w, nil, nil); !errors.As(err, &over) || over.Need != need || over.Budget != need-1 {
 		t.Errorf("got %v", err)
+	}
+}
+
+// Weights are read and staged while earlier dispatches run, within a budget too.
+func TestUploadsAreHidden(t *testing.T) {
+	const steps, n = 6, 1 << 16
+	p, w := chain(steps, n, 1<<40) // a submit each
+	p.Kernels[0].WGSL = strings.Replace(doubleKernel, "y[id.x] = 2.0 * x[id.x] + y[id.x];", `
+    var sum = 0.0;
+    for (var i = 0u; i < 1500u; i++) { sum = fract(sum * 1.618 + x[id.x]); }
+    y[id.x] = 2.0 * x[id.x] + y[id.x] + select(0.0, sum, sum < -1.0);`, 1) // it never is
+	for _, budget := range []int64{0, 6 * 4 * n} {
+		result, err := open(t, gpu.Options{Device: -1, MemoryBudget: budget}).Run(t.Context(), p, w, nil, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		checkChain(t, result, steps, n)
+		// The first two come before there is anything to run.
+		if result.UploadedBytes != (steps+1)*4*n || result.HiddenBytes < result.UploadedBytes/3 {
+			t.Errorf("budget %d: %d of %d bytes were brought while the device worked", budget, result.HiddenBytes, result.UploadedBytes)
+		}
 	}
 }
 

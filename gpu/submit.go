@@ -19,24 +19,28 @@ const (
 	// launchCost is what a dispatch weighs at least: starting one takes time too, and a
 	// submit of very many would hold Ctrl-C up.
 	launchCost = 1e6
-	// inFlight is how many submits may be under way: one runs while the next is made.
-	inFlight = 2
+	// mostFlying bounds the submits under way, however small they are.
+	mostFlying = 8
 	// hangTime is how long a submit may take before the device counts as hung. Software
 	// devices take seconds for what a GPU does in milliseconds.
 	hangTime = 3 * time.Minute
 )
 
-// submit is a command buffer under way.
+// submit is a command buffer, and what is given back when it has completed.
 type submit struct {
 	flag    flag
-	cost    int64
-	load    int64
 	started time.Time
+	cost    int64  // as the Program tells it
+	load    int64  // the same with at least launchCost for each dispatch
+	stage   string // of the last dispatch
 	groups  []*wgpu.BindGroup
-	stage   string
+	dead    []int // buffers that no later dispatch needs
+	staged  int64 // bytes of the writes before it
 }
 
-// submit sends the open command buffer off and waits until few enough are under way.
+// submit sends the open command buffer off, with the writes so far before it, and waits
+// until what is under way is about one submit's work: it runs while the next is made, and
+// while that one's weights are read and staged.
 func (r *run) submit() error {
 	if err := r.ctx.Err(); err != nil {
 		return err
@@ -65,14 +69,39 @@ func (r *run) submit() error {
 	if err != nil {
 		return err
 	}
-	r.flying = append(r.flying, submit{flag: workDone(r.d.queue), cost: r.cost, load: r.load, started: time.Now(), groups: r.groups, stage: r.stage})
-	r.groups, r.cost, r.load = nil, 0, 0
-	for len(r.flying) > inFlight-1 {
+	s := r.open
+	s.flag, s.started = workDone(r.d.queue), time.Now()
+	r.open = submit{stage: s.stage}
+	r.flying = append(r.flying, s)
+	under := int64(0)
+	for _, s := range r.flying {
+		under += s.load
+	}
+	for len(r.flying) > 1 && (under > r.budget || len(r.flying) > mostFlying) {
+		under -= r.flying[0].load
 		if err := r.land(); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// busy says whether anything is under way or waits to be submitted.
+func (r *run) busy() bool {
+	return len(r.flying) > 0 || r.encoder != nil || r.open.staged > 0 || len(r.open.dead) > 0
+}
+
+// reclaim submits what is open and waits for the oldest submit, for its memory.
+func (r *run) reclaim() error {
+	if r.encoder != nil || r.open.staged > 0 || len(r.open.dead) > 0 {
+		if err := r.submit(); err != nil {
+			return err
+		}
+	}
+	if len(r.flying) == 0 {
+		return nil
+	}
+	return r.land()
 }
 
 // drain submits what is open, waits for all, and gives dead buffers back.
@@ -85,8 +114,6 @@ func (r *run) drain() error {
 			return err
 		}
 	}
-	r.staged = 0
-	r.bury()
 	return nil
 }
 
@@ -102,6 +129,11 @@ func (r *run) land() error {
 	for _, g := range s.groups {
 		g.Release()
 	}
+	for _, i := range s.dead {
+		r.dead -= r.p.Buffers[i].Bytes
+		r.destroy(i)
+	}
+	r.staged -= s.staged
 	if !ok {
 		return &DeviceLostError{What: "submit", Message: "the queue did not complete its work"}
 	}

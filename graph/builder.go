@@ -38,8 +38,9 @@ type Builder struct {
 	words   []uint32
 	weights map[weightRange]int
 	packed  map[string][]shard
-	free    map[int64][]int
+	free    map[int64][]released
 	pinned  map[int]bool
+	held    bool        // there is State
 	shapes  []ConvShape // of convolutions, each once
 }
 
@@ -71,7 +72,7 @@ func NewBuilder(limits Limits) *Builder {
 		slots:   map[[slotWords]uint32]int{},
 		weights: map[weightRange]int{},
 		packed:  map[string][]shard{},
-		free:    map[int64][]int{},
+		free:    map[int64][]released{},
 		pinned:  map[int]bool{},
 	}
 	b.program.Version = Version
@@ -182,13 +183,29 @@ func (b *Builder) buffer(label string, bytes int64, s Source) int {
 	return len(b.program.Buffers) - 1
 }
 
+// released is a buffer that nothing needs from a dispatch on.
+type released struct{ buffer, at int }
+
+// An executor frees a buffer after its last use, so one that serves again takes memory in
+// between, too: buffers of smallBuffer bytes and more serve again only within shortGap
+// dispatches, where they save the making of a new one in a loop. A Program that is held keeps
+// all buffers anyway, and reuses all.
+const (
+	smallBuffer = 1 << 20
+	shortGap    = 16
+)
+
 // temp is a buffer that the next dispatches fill: a released one of that size, or new.
 // Its first contents are undefined.
 func (b *Builder) temp(label string, bytes int64) int {
 	if list := b.free[bytes]; len(list) > 0 {
-		i := list[len(list)-1]
+		last := list[len(list)-1]
 		b.free[bytes] = list[:len(list)-1]
-		return i
+		if b.held || bytes < smallBuffer || len(b.program.Dispatches)-last.at <= shortGap {
+			return last.buffer
+		}
+		// What comes after it was released longer ago.
+		delete(b.free, bytes)
 	}
 	return b.buffer(label, bytes, Source{Kind: SourceZero})
 }
@@ -196,7 +213,7 @@ func (b *Builder) temp(label string, bytes int64) int {
 func (b *Builder) releaseBuffer(i int) {
 	if b.err == nil && !b.pinned[i] {
 		bytes := b.program.Buffers[i].Bytes
-		b.free[bytes] = append(b.free[bytes], i)
+		b.free[bytes] = append(b.free[bytes], released{i, len(b.program.Dispatches)})
 	}
 }
 

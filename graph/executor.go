@@ -27,8 +27,12 @@ type Result struct {
 	// Parts are the times of the dispatches by Label, in order, for an executor that was
 	// asked to measure them. It waits for the device after each then, which takes time.
 	Parts []PartTime
-	// PeakBytes is the most GPU memory that was allocated at a time.
+	// PeakBytes is the most GPU memory that was allocated at a time, copies on their way to
+	// and from it included.
 	PeakBytes int64
+	// UploadedBytes were brought to the device, HiddenBytes of them while it still ran
+	// earlier dispatches.
+	UploadedBytes, HiddenBytes int64
 }
 
 // Output joins the pieces of a result. ok says whether there is one of that name.
@@ -58,6 +62,8 @@ type PartTime struct {
 	Way          string // how it was computed: a kernel's name, "frequency domain"
 	Duration     time.Duration
 	MACs         int64 // multiply-accumulates that were done
+	// Bytes is the memory traffic if everything that the part reads and writes moves once.
+	Bytes int64
 }
 
 // Peaks is what a device reaches on work that suits it.
@@ -83,6 +89,15 @@ type Executor interface {
 	// Run executes p once. It returns soon after ctx is done, with ctx's error. report may
 	// be nil; it is called from the goroutine that called Run.
 	Run(ctx context.Context, p *Program, w Weights, in []Input, report func(Progress)) (*Result, error)
+}
+
+// Budgeted is an Executor that may have a bound on the device memory of a run.
+type Budgeted interface {
+	Executor
+	// Budget is the bound in bytes, 0 for none.
+	Budget() int64
+	// Need is the smallest budget that p can run in.
+	Need(p *Program) int64
 }
 
 // Holder is an Executor that can keep a Program: its weights are brought once, and every

@@ -13,6 +13,7 @@ import (
 // State is a tensor that begins as zeros and keeps its values from run to run where the
 // executor holds the Program (Holder).
 func (b *Builder) State(label string, shape [4]int) *Tensor {
+	b.held = true
 	t := &Tensor{Shape: shape, parts: b.layout(label, shape)}
 	for i := range t.parts {
 		p := &t.parts[i]

@@ -25,9 +25,16 @@ func MadeUpPackage(shape string, seed uint64) (*Package, error) {
 	if err != nil {
 		return nil, err
 	}
+	p := MadeUpDecoder(shape, config, seed)
+	p.Manifest.Base, p.Manifest.Tiling = &base, tiling
+	return p, nil
+}
+
+// MadeUpDecoder is MadeUpPackage for any decoder, without a base model.
+func MadeUpDecoder(name string, config decoder.Config, seed uint64) *Package {
 	c := config.Condition()
 	m := Manifest{
-		FormatVersion: FormatVersion, Name: "made-up " + shape, Base: &base, Tiling: tiling, Decoder: config,
+		FormatVersion: FormatVersion, Name: "made-up " + name, Decoder: config,
 		Condition:  Condition{Texts: c[0], Length: c[1], Width: c[2], Pads: PadsEncoded},
 		Encoder:    &Encoder{ID: "made-up", Config: miniLM},
 		Provenance: Provenance{Source: "made-up weights, not trained", Seed: int64(seed)},
@@ -42,7 +49,7 @@ func MadeUpPackage(shape string, seed uint64) (*Package, error) {
 	for i, t := range miniLM.Tensors() {
 		tensors[encoder.Prefix+t.Name] = newHashedTensor(t.Name, t.Shape, ^seed, uint64(i))
 	}
-	return &Package{Dir: m.Name, Manifest: m, made: tensors}, nil
+	return &Package{Dir: m.Name, Manifest: m, made: tensors}
 }
 
 // hashed are tensors whose values come from a hash of their key and index.

@@ -5,6 +5,8 @@ import (
 	"fmt"
 
 	"github.com/drag-and-drop-lora/dnd/graph"
+	"github.com/drag-and-drop-lora/dnd/graph/decoder"
+	"github.com/drag-and-drop-lora/dnd/graph/encoder"
 	"github.com/drag-and-drop-lora/dnd/graph/text"
 )
 
@@ -28,8 +30,11 @@ type ExecutorRunner struct {
 	dtype        string
 	close        func() error
 	peak         int64
+	uploaded     int64
+	hidden       int64
 	trace        func(graph.PartTime)
 	note         func(string)
+	kept         *keptPrograms
 	piece        int64 // most bytes of a buffer that memory has sufficed for, 0 for the device's
 }
 
@@ -50,10 +55,17 @@ func (r *ExecutorRunner) Name() string { return r.name }
 func (r *ExecutorRunner) Device() string { return r.device }
 
 // Close closes the executor.
-func (r *ExecutorRunner) Close() error { return r.close() }
+func (r *ExecutorRunner) Close() error {
+	r.kept.close()
+	return r.close()
+}
 
 // PeakBytes is the most device memory that a run has held so far.
 func (r *ExecutorRunner) PeakBytes() int64 { return r.peak }
+
+// Uploads are the bytes that runs have brought to the device so far, and those of them that
+// came while it worked.
+func (r *ExecutorRunner) Uploads() (bytes, hidden int64) { return r.uploaded, r.hidden }
 
 // Trace calls f with the parts of every run after it, if the executor measures them.
 func (r *ExecutorRunner) Trace(f func(graph.PartTime)) { r.trace = f }
@@ -64,8 +76,10 @@ func (r *ExecutorRunner) Encode(ctx context.Context, p *Package, b text.Batch, r
 	if err != nil {
 		return nil, err
 	}
-	compile := func(limits graph.Limits) (*graph.Program, error) { return CompileEncode(&p.Manifest, limits, r.dtype) }
-	return r.run(ctx, p, compile, in, report)
+	if held := r.kept.encoder(p); held != nil {
+		return r.again(ctx, held, encoder.Stage, in)
+	}
+	return r.run(ctx, p, r.encodeProgram(p), in, report)
 }
 
 // Decode implements Runner.
@@ -74,32 +88,24 @@ func (r *ExecutorRunner) Decode(ctx context.Context, p *Package, condition []flo
 	if len(condition) != batch*in[0]*in[1]*in[2] {
 		return nil, fmt.Errorf("generator: condition of %d values, expected %d times (%d,%d,%d)", len(condition), batch, in[0], in[1], in[2])
 	}
-	compile := func(limits graph.Limits) (*graph.Program, error) {
-		return CompileDecode(&p.Manifest, limits, batch, r.dtype)
+	input := []graph.Input{{Name: InputCondition, Data: Bytes(condition)}}
+	if held := r.kept.decoder(p, batch); held != nil {
+		return r.again(ctx, held, decoder.Stage, input)
 	}
-	return r.run(ctx, p, compile, []graph.Input{{Name: InputCondition, Data: Bytes(condition)}}, report)
+	return r.run(ctx, p, r.decodeProgram(p, batch), input, report)
 }
 
-func (r *ExecutorRunner) run(ctx context.Context, p *Package, compile func(graph.Limits) (*graph.Program, error), in []graph.Input, report func(graph.Progress)) (values []float32, err error) {
-	limits := r.exec.Limits()
-	if r.piece > 0 {
-		limits.MaxStorageBufferBindingSize = min(limits.MaxStorageBufferBindingSize, r.piece)
+// program compiles a Program for a device.
+type program func(graph.Limits) (*graph.Program, error)
+
+func (r *ExecutorRunner) encodeProgram(p *Package) program {
+	return func(limits graph.Limits) (*graph.Program, error) { return CompileEncode(&p.Manifest, limits, r.dtype) }
+}
+
+func (r *ExecutorRunner) decodeProgram(p *Package, batch int) program {
+	return func(limits graph.Limits) (*graph.Program, error) {
+		return CompileDecode(&p.Manifest, limits, batch, r.dtype)
 	}
-	program, err := compile(limits)
-	if err != nil && r.piece > 0 { // another generator, which needs larger ones
-		program, err = compile(r.exec.Limits())
-	}
-	if err != nil {
-		return nil, err
-	}
-	piece, err := InPieces(program, limits, compile, func(p2 *graph.Program) error {
-		values, err = r.once(ctx, p, p2, in, report)
-		return err
-	}, func(piece int64) { r.note(PiecesNote(piece)) })
-	if err == nil && piece > 0 {
-		r.piece = piece
-	}
-	return values, err
 }
 
 func (r *ExecutorRunner) once(ctx context.Context, p *Package, program *graph.Program, in []graph.Input, report func(graph.Progress)) ([]float32, error) {
@@ -107,7 +113,13 @@ func (r *ExecutorRunner) once(ctx context.Context, p *Package, program *graph.Pr
 	if err != nil {
 		return nil, err
 	}
+	return r.values(result), nil
+}
+
+// values notes what a run took, and joins its results.
+func (r *ExecutorRunner) values(result *graph.Result) []float32 {
 	r.peak = max(r.peak, result.PeakBytes)
+	r.uploaded, r.hidden = r.uploaded+result.UploadedBytes, r.hidden+result.HiddenBytes
 	if r.trace != nil {
 		for _, part := range result.Parts {
 			r.trace(part)
@@ -118,5 +130,5 @@ func (r *ExecutorRunner) once(ctx context.Context, p *Package, program *graph.Pr
 	for _, out := range result.Outputs {
 		values = append(values, Float32s(out.Data)...)
 	}
-	return values, nil
+	return values
 }
