@@ -122,11 +122,12 @@ type made struct {
 func generate(flags *pflag.FlagSet) cli.Run {
 	name := flags.String("generator", "", generators.Usage+" (default: the one that comes with dnd)")
 	keys := generators.AddKeys(flags)
-	prompts := flags.String("prompts", "", "file of prompts: .txt, .json, .jsonl or .csv; - for standard input")
+	prompts := flags.String("prompts", "", "file of prompts: .txt, .json, .jsonl or .csv; - for standard input; or a folder of such files, each a task")
 	field := flags.String("field", "", "key of a record's prompt (default: prompt)")
-	out := flags.String("out", "", "folder for the adapter")
+	out := flags.String("out", "", "folder for the adapter; of a folder of prompts, for one folder each, named like the files")
 	format := flags.String("format", lora.PEFT, "peft, gguf or mlx")
 	cli.Values(flags, "format", lora.PEFT, lora.GGUF, lora.MLX)
+	batch := flags.Int("batch", 0, "with a folder of prompts, how many tasks to decode at a time (default: as many as pay and fit)")
 	draws := flags.Int("draws", 1, "adapters to make, each from other prompts of the file, as draw-0, draw-1, ...")
 	seed := flags.Int64("seed", 0, "seed of the choice of prompts")
 	base := flags.String("base", "", "the model that the adapter is for, a folder, config.json or .gguf: refused if the generator was not made for it")
@@ -146,6 +147,22 @@ func generate(flags *pflag.FlagSet) cli.Run {
 		}
 		if err := b.check(); err != nil {
 			return err
+		}
+		folder := false
+		if st, err := os.Stat(*prompts); err == nil {
+			folder = st.IsDir()
+		}
+		switch {
+		case folder && (*draws > 1 || *where == wazero):
+			return cli.Usagef("--prompts %s is a folder: that goes with neither --draws nor --host %s", *prompts, wazero)
+		case !folder && *batch != 0, *batch < 0 || *batch > 1000:
+			return cli.Usagef("--batch %d: expected 1 to 1000, with a folder of prompts", *batch)
+		case folder:
+			m := manyTasks{
+				e: e, dir: *prompts, out: *out, field: *field, batch: *batch, backend: b, keys: keys, watch: stopwatch{e: e},
+				options: lora.Options{Format: *format, Provenance: lora.Provenance{Tool: tool(), Seed: *seed}},
+			}
+			return m.run(ctx, *name, *base)
 		}
 		if err := checkOut(*out, *draws); err != nil {
 			return err
@@ -304,11 +321,16 @@ func (g *generation) draw(ctx context.Context, index int, dir, shown string) err
 	for _, f := range a.files {
 		d.Files = append(d.Files, f.Name)
 	}
-	if n := a.nearest; n != nil && n.Far {
-		g.e.Message("warning: these prompts are unlike all tasks that the generator was fitted on (the nearest, %s, is %.2f away, expected at most %.2f): the adapter may be no better than none", n.Task, n.Distance, n.Limit)
-	}
+	warnFar(g.e, "these prompts", a.nearest)
 	g.result.Draws = append(g.result.Draws, d)
 	return nil
+}
+
+// warnFar says that prompts are unlike what the generator was fitted on.
+func warnFar(e *cli.Env, prompts string, n *generator.Nearest) {
+	if n != nil && n.Far {
+		e.Message("warning: %s are unlike all tasks that the generator was fitted on (the nearest, %s, is %.2f away, expected at most %.2f): the adapter may be no better than none", prompts, n.Task, n.Distance, n.Limit)
+	}
 }
 
 // inProcess makes adapters with this program's own packages.
@@ -356,19 +378,26 @@ func (n *inProcess) adapter(ctx context.Context, g *generation, index int) (made
 		return made{}, err
 	}
 	begin := time.Now()
-	adapter, err := generator.Finish(m, values)
+	o := g.options
+	o.Provenance.Draw = index
+	a, err := finish(m, values, o)
+	a.nearest = nearest
+	g.watch.add("finish", time.Since(begin))
+	return a, err
+}
+
+// finish makes an adapter's files of the weight tokens of one draw.
+func finish(m *generator.Manifest, tokens []float32, o lora.Options) (made, error) {
+	adapter, err := generator.Finish(m, tokens)
 	if err != nil {
 		return made{}, err
 	}
-	o := g.options
-	o.Provenance.Draw = index
 	files, err := lora.Files(adapter, o)
 	if err != nil {
 		return made{}, err
 	}
 	layers, err := norms(adapter)
-	g.watch.add("finish", time.Since(begin))
-	return made{files, layers, nearest}, err
+	return made{files: files, layers: layers}, err
 }
 
 func (g *generated) print(e *cli.Env) error {
