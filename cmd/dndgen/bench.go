@@ -3,9 +3,9 @@ package main
 import (
 	"context"
 	"fmt"
-	"io"
 	"math"
 	"math/rand/v2"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"time"
@@ -20,77 +20,34 @@ import (
 	"github.com/drag-and-drop-lora/dnd/graph/text"
 )
 
-// benchResult is what bench measured; bench/pytorch.py prints the same keys. Times are of
-// the fastest run, "first" ones of the first, which also compiles.
-type benchResult struct {
-	Tool    string `json:"tool"`
-	Shape   string `json:"shape"`
-	Backend string `json:"backend"`
-	Device  string `json:"device"`
-	DType   string `json:"dtype"`
-	Batch   int    `json:"batch"`
-	CPUs    int    `json:"cpus"`
-
-	EncodeSeconds      float64 `json:"encode_seconds,omitempty"`
-	EncodeFirstSeconds float64 `json:"encode_first_seconds,omitempty"`
-	EncodeCPUSeconds   float64 `json:"encode_cpu_seconds,omitempty"`
-	EncodeMACs         int64   `json:"encode_macs,omitempty"`
-
-	DecodeSeconds      float64 `json:"decode_seconds,omitempty"`
-	DecodeFirstSeconds float64 `json:"decode_first_seconds,omitempty"`
-	DecodeCPUSeconds   float64 `json:"decode_cpu_seconds,omitempty"`
-	// DecodeMACs is direct summation's work, DecodeWorkMACs what this backend does instead.
-	DecodeMACs     int64 `json:"decode_macs"`
-	DecodeWorkMACs int64 `json:"decode_work_macs"`
-	// DecodeFLOPS is DecodeMACs in floating-point operations a second; Efficiency is that of
-	// DecodeWorkMACs over the probe's.
-	DecodeFLOPS float64 `json:"decode_flops_per_second,omitempty"`
-	Efficiency  float64 `json:"decode_efficiency,omitempty"`
-
-	Parameters  int64       `json:"parameters"`
-	PeakBytes   int64       `json:"peak_bytes"`   // the process's, most so far
-	DeviceBytes int64       `json:"device_bytes"` // 0 where a device has no memory of its own
-	Probe       *benchProbe `json:"probe,omitempty"`
-	Kernels     []benchPart `json:"kernels,omitempty"`
-}
-
-type benchProbe struct {
-	FLOPS float64 `json:"flops_per_second"`
-	Bytes float64 `json:"bytes_per_second"`
-}
-
-// benchPart is one part of the fastest decoding.
-type benchPart struct {
-	Name    string  `json:"name"`
-	Way     string  `json:"way"`
-	Seconds float64 `json:"seconds"`
-	MACs    int64   `json:"macs"`
-}
-
-func (r *benchResult) key() string {
-	return fmt.Sprintf("%s, %s, %s, batch %d", r.Shape, r.Backend, r.DType, r.Batch)
-}
-
 type benchOptions struct {
 	*backendFlags
-	shape, stage, compare, out               string
+	shape, layout, stage                     string
+	compare, out, plot, sweep                string
 	against, theirDevice, theirDType, python string
 	convolution                              string
 	batch, runs                              int
-	count                                    bool
+	count, start                             bool
+	roof                                     []float64 // FLOP/s and bytes/s
 }
 
 func bench(flags *pflag.FlagSet) cli.Run {
 	o := benchOptions{backendFlags: addBackendFlags(flags)}
 	flags.StringVar(&o.shape, "shape", "", "the generator's shape: "+strings.Join(generator.Shapes(), ", "))
+	flags.StringVar(&o.layout, "layout", "", "layout file of a decoder to measure instead of a shape's")
 	flags.StringVar(&o.stage, "stage", "all", "encode, decode or all")
 	cli.Values(flags, "stage", "encode", "decode", "all")
 	flags.IntVar(&o.batch, "batch", 1, "conditions to decode at a time")
 	flags.IntVar(&o.runs, "runs", 1, "runs of each stage; the fastest counts")
-	flags.BoolVar(&o.count, "count", false, "only count the work")
+	flags.BoolVar(&o.count, "count", false, "only count the work and the device's memory")
+	flags.Float64SliceVar(&o.roof, "roof", nil, "also say what a device of these rates would take at best, as FLOP/s,bytes/s: a model of the counted work")
 	flags.StringVar(&o.convolution, "convolution", convolutionAuto, "how a WebGPU device convolves: auto (as planned), tuned (as dndgen tune found), direct or fourier")
 	cli.Values(flags, "convolution", convolutionAuto, convolutionTuned, string(graph.Direct), string(graph.Fourier))
 	flags.BoolVar(&o.Profile, "kernels", false, "time every kernel, which makes a WebGPU device slower")
+	flags.StringVar(&o.plot, "plot", "", "PNG file: every kernel under the device's roofline, or the curves of --sweep")
+	flags.StringVar(&o.sweep, "sweep", "", "measure time and memory against one of "+strings.Join(sweeps(), ", ")+", or all, of a small decoder, and fit curves")
+	cli.Values(flags, "sweep", append(sweeps(), "all")...)
+	flags.BoolVar(&o.start, "start", false, "time whole calls of dndgen generate: with empty caches, with full ones, and one of many tasks")
 	flags.StringVar(&o.out, "out", "", "file of results to add this one to, in place of one of the same shape and backend")
 	flags.StringVar(&o.compare, "compare", "", "file of results that this one must not be worse than, in work and efficiency")
 	flags.StringVar(&o.against, "against", "", "script to run by turns with this, in processes of their own: bench/pytorch.py")
@@ -101,18 +58,30 @@ func bench(flags *pflag.FlagSet) cli.Run {
 		if err := o.check(flags); err != nil {
 			return err
 		}
-		if o.against != "" {
+		switch {
+		case o.against != "":
 			return o.runAgainst(ctx, e)
+		case o.sweep != "":
+			return o.runSweep(ctx, e)
+		case o.start:
+			return o.runStart(ctx, e)
 		}
 		result, err := o.measure(ctx, e)
 		if err != nil {
 			return err
 		}
+		var worse error
+		if o.compare != "" {
+			worse = compareResults(o.compare, result)
+		}
 		if err := e.Result(result, result.print); err != nil {
 			return err
 		}
-		if o.compare != "" {
-			if err := compareResults(o.compare, result); err != nil {
+		if worse != nil {
+			return worse
+		}
+		if o.plot != "" {
+			if err := plotRoofline(o.plot, result); err != nil {
 				return err
 			}
 		}
@@ -130,18 +99,35 @@ const (
 )
 
 func (o *benchOptions) check(flags *pflag.FlagSet) error {
-	if err := cli.Required(flags, "shape"); err != nil {
-		return err
+	modes := 0
+	for _, on := range []bool{o.shape != "", o.layout != "", o.sweep != "", o.start} {
+		if on {
+			modes++
+		}
+	}
+	if modes != 1 {
+		return cli.Usagef("expected one of --shape, --layout, --sweep and --start")
 	}
 	o.shape = strings.ToLower(o.shape)
-	if err := cli.OneOf("shape", o.shape, generator.Shapes()...); err != nil {
-		return err
+	if o.shape != "" {
+		if err := cli.OneOf("shape", o.shape, generator.Shapes()...); err != nil {
+			return err
+		}
 	}
 	if o.batch < 1 || o.runs < 1 {
 		return cli.Usagef("--batch %d and --runs %d: expected positive numbers", o.batch, o.runs)
 	}
-	if o.against != "" && (o.count || o.compare != "" || o.out != "") {
-		return cli.Usagef("--against goes with none of --count, --compare and --out")
+	if o.against != "" && (o.shape == "" || o.count || o.compare != "" || o.out != "" || o.plot != "") {
+		return cli.Usagef("--against goes with --shape, and with none of --count, --compare, --out and --plot")
+	}
+	if (o.sweep != "" || o.start) && (o.count || o.compare != "" || o.out != "") || o.start && o.plot != "" || o.count && o.plot != "" {
+		return cli.Usagef("--sweep and --start go with none of --count, --compare and --out, --start and --count not with --plot")
+	}
+	if len(o.roof) != 0 && (len(o.roof) != 2 || !(o.roof[0] > 0) || !(o.roof[1] > 0) || math.IsInf(o.roof[0]+o.roof[1], 0)) {
+		return cli.Usagef("--roof %v: expected two positive numbers, FLOP/s and bytes/s", o.roof)
+	}
+	if o.plot != "" {
+		o.Profile = true
 	}
 	switch o.convolution {
 	case convolutionAuto:
@@ -155,7 +141,7 @@ func (o *benchOptions) check(flags *pflag.FlagSet) error {
 
 // measure runs the stages in this process.
 func (o *benchOptions) measure(ctx context.Context, e *cli.Env) (*benchResult, error) {
-	p, err := generator.MadeUpPackage(o.shape, 0)
+	p, err := o.madeUp()
 	if err != nil {
 		return nil, err
 	}
@@ -174,11 +160,26 @@ func (o *benchOptions) measure(ctx context.Context, e *cli.Env) (*benchResult, e
 	if runner.Name() == backends.WebGPU {
 		r.DType = o.Weights
 	}
-	if r.DecodeWorkMACs, err = measured.Work(p, o.batch); err != nil || o.count {
-		return r, err
+	count, err := measured.Count(p, o.batch)
+	if err != nil {
+		return nil, err
+	}
+	r.DecodeWorkMACs, r.DeviceNeed, r.WeightBytes = count.MACs, count.Memory.Peak, count.Memory.Weights
+	counted := parts(nil)
+	for _, t := range count.Parts {
+		counted.add(t)
+	}
+	if len(o.roof) == 2 {
+		r.Roof = newRoof(benchProbe{o.roof[0], o.roof[1]}, counted)
+	}
+	if o.count {
+		if o.Profile {
+			r.Kernels = counted
+		}
+		return r, nil
 	}
 	if o.stage != "decode" {
-		if err := o.encode(ctx, e, p, runner, r); err != nil {
+		if err := o.encode(ctx, e, p, runner, measured, r); err != nil {
 			return nil, err
 		}
 	}
@@ -188,6 +189,7 @@ func (o *benchOptions) measure(ctx context.Context, e *cli.Env) (*benchResult, e
 		}
 	}
 	r.PeakBytes, r.DeviceBytes = peakBytes(), measured.PeakBytes()
+	r.UploadedBytes, r.HiddenBytes = measured.Uploads()
 	peaks, err := measured.Probe(ctx)
 	if err != nil {
 		return nil, err
@@ -210,6 +212,35 @@ func parameters(c decoder.Config) int64 {
 		sum += n
 	}
 	return sum
+}
+
+// madeUp is the package to measure.
+func (o *benchOptions) madeUp() (*generator.Package, error) {
+	if o.layout == "" {
+		return generator.MadeUpPackage(o.shape, 0)
+	}
+	l, err := generator.ReadLayout(o.layout)
+	if err != nil {
+		return nil, err
+	}
+	o.shape = strings.TrimSuffix(filepath.Base(o.layout), filepath.Ext(o.layout))
+	return generator.MadeUpDecoder(o.shape, l.Decoder, 0), nil
+}
+
+// parts are what a run was measured in. A part may be several dispatches with others
+// between them.
+type parts []benchPart
+
+func (p *parts) add(t graph.PartTime) {
+	for i := range *p {
+		if k := &(*p)[i]; k.Stage == t.Stage && k.Name == t.Label && k.Way == t.Way {
+			k.Seconds += t.Duration.Seconds()
+			k.MACs += t.MACs
+			k.Bytes += t.Bytes
+			return
+		}
+	}
+	*p = append(*p, benchPart{t.Stage, t.Label, t.Way, t.Duration.Seconds(), t.MACs, t.Bytes})
 }
 
 // times runs work o.runs times and tells the times of the first and the fastest, and the
@@ -236,21 +267,34 @@ func (o *benchOptions) times(e *cli.Env, stage string, work func(report func(gra
 	return first, best, cpu, nil
 }
 
-func (o *benchOptions) encode(ctx context.Context, e *cli.Env, p *generator.Package, runner generator.Runner, r *benchResult) error {
+func (o *benchOptions) encode(ctx context.Context, e *cli.Env, p *generator.Package, runner generator.Runner, measured backends.Measured, r *benchResult) error {
+	if p.Manifest.Encoder == nil {
+		return fmt.Errorf("conditions of width %d are not the text encoder's: use --stage decode", p.Manifest.Condition.Width)
+	}
 	c := p.Manifest.Condition
 	batch := text.Batch{Texts: c.Texts, Length: c.Length, IDs: make([]uint32, c.Texts*c.Length), Mask: make([]uint32, c.Texts*c.Length)}
 	random := rand.New(rand.NewPCG(1, 0))
 	for i := range batch.IDs {
 		batch.IDs[i], batch.Mask[i] = random.Uint32N(30000), 1
 	}
+	var list, fastest parts
+	measured.Trace(func(t graph.PartTime) { list.add(t) })
+	defer measured.Trace(nil)
 	var err error
 	r.EncodeFirstSeconds, r.EncodeSeconds, r.EncodeCPUSeconds, err = o.times(e, "encode", func(report func(graph.Progress)) error {
+		list = nil
 		_, err := runner.Encode(ctx, p, batch, func(p graph.Progress) {
 			r.EncodeMACs = p.Total
 			report(p)
 		})
 		return err
-	}, func(bool) {})
+	}, func(best bool) {
+		if best {
+			fastest = list
+		}
+	})
+	r.Kernels = append(r.Kernels, fastest...)
+	r.EncodeFLOPS = 2 * float64(r.EncodeMACs) / r.EncodeSeconds
 	return err
 }
 
@@ -261,22 +305,12 @@ func (o *benchOptions) decode(ctx context.Context, e *cli.Env, p *generator.Pack
 	for i := range condition {
 		condition[i] = float32(math.Sqrt(3)) * (2*random.Float32() - 1)
 	}
-	var parts []benchPart
-	measured.Trace(func(t graph.PartTime) {
-		// A part may be several dispatches with others between them.
-		for i := range parts {
-			if parts[i].Name == t.Label && parts[i].Way == t.Way {
-				parts[i].Seconds += t.Duration.Seconds()
-				parts[i].MACs += t.MACs
-				return
-			}
-		}
-		parts = append(parts, benchPart{t.Label, t.Way, t.Duration.Seconds(), t.MACs})
-	})
+	var list, fastest parts
+	measured.Trace(func(t graph.PartTime) { list.add(t) })
 	defer measured.Trace(nil)
 	var err error
 	r.DecodeFirstSeconds, r.DecodeSeconds, r.DecodeCPUSeconds, err = o.times(e, "decode", func(report func(graph.Progress)) error {
-		parts = nil
+		list = nil
 		values, err := runner.Decode(ctx, p, condition, o.batch, report)
 		for i, v := range values {
 			if v-v != 0 {
@@ -284,29 +318,11 @@ func (o *benchOptions) decode(ctx context.Context, e *cli.Env, p *generator.Pack
 			}
 		}
 		return err
-	}, func(fastest bool) {
-		if fastest {
-			r.Kernels = parts
+	}, func(best bool) {
+		if best {
+			fastest = list
 		}
 	})
+	r.Kernels = append(r.Kernels, fastest...)
 	return err
-}
-
-func (r *benchResult) print(w io.Writer) {
-	fmt.Fprintf(w, "%s on %s, %d CPUs, %d parameters\n", r.key(), r.Device, r.CPUs, r.Parameters)
-	fmt.Fprintf(w, "%-10s  %.1f GMAC of direct summation, %.1f done\n", "work", float64(r.DecodeMACs)/1e9, float64(r.DecodeWorkMACs)/1e9)
-	for _, k := range r.Kernels {
-		fmt.Fprintf(w, "%-48s %-17s %8.3f s %9.2f GMAC %9.1f GFLOPS\n", k.Name, k.Way, k.Seconds, float64(k.MACs)/1e9, 2e-9*float64(k.MACs)/k.Seconds)
-	}
-	if r.EncodeSeconds > 0 {
-		fmt.Fprintf(w, "%-10s  %.2f s, the first time %.2f s, %.2f s of processors\n", "encode", r.EncodeSeconds, r.EncodeFirstSeconds, r.EncodeCPUSeconds)
-	}
-	if r.DecodeSeconds > 0 {
-		fmt.Fprintf(w, "%-10s  %.2f s, the first time %.2f s, %.2f s of processors; like %.1f GFLOPS of direct summation\n", "decode",
-			r.DecodeSeconds, r.DecodeFirstSeconds, r.DecodeCPUSeconds, r.DecodeFLOPS/1e9)
-	}
-	if r.Probe != nil {
-		fmt.Fprintf(w, "%-10s  %.1f GFLOPS, %.1f GB/s; decoding reached %.0f %% of the former\n", "device", r.Probe.FLOPS/1e9, r.Probe.Bytes/1e9, 100*r.Efficiency)
-		fmt.Fprintf(w, "%-10s  %s of the host's, %s of the device's\n", "memory", size(r.PeakBytes), size(r.DeviceBytes))
-	}
 }

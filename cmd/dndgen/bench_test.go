@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -29,12 +30,18 @@ func TestBench(t *testing.T) {
 	if err != nil || len(list) != 1 || list[0].key() != got.key() {
 		t.Fatalf("baseline %+v, %v", list, err)
 	}
-	if err := compareResults(baseline, &got); err != nil {
-		t.Errorf("the same result: %v", err)
+	if err := compareResults(baseline, &got); err != nil || got.Earlier["decode_work_macs"] != 1 {
+		t.Errorf("the same result: %v, %v", got.Earlier, err)
+	}
+	// Only a device has memory of its own.
+	list[0].DeviceNeed, got.DeviceNeed = 1000, 1000
+	if err := saveResult(baseline, list[0]); err != nil {
+		t.Fatal(err)
 	}
 	for name, change := range map[string]func(*benchResult){
 		"multiply-accumulates": func(r *benchResult) { r.DecodeWorkMACs *= 2 },
 		"of what the device":   func(r *benchResult) { r.Efficiency /= 3 },
+		"of device memory":     func(r *benchResult) { r.DeviceNeed *= 2 },
 		"has no result":        func(r *benchResult) { r.Shape = "0.5b" },
 	} {
 		worse := got
@@ -81,7 +88,8 @@ func TestBenchAgainst(t *testing.T) {
 func TestBenchBadInput(t *testing.T) {
 	for _, args := range [][]string{
 		{}, {"--shape", "huge"}, {"--shape", "mini", "--stage", "sleep"}, {"--shape", "mini", "--runs", "0"},
-		{"--shape", "mini", "--against", "x", "--count"},
+		{"--shape", "mini", "--against", "x", "--count"}, {"--shape", "mini", "--sweep", "batch"}, {"--sweep", "all", "--count"}, {"--sweep", "noise"},
+		{"--shape", "mini", "--roof", "1"}, {"--shape", "mini", "--roof", "1,-1"}, {"--start", "--plot", "x.png"},
 	} {
 		if r := clitest.Run(t, append([]string{"bench"}, args...)...); r.Code != 2 {
 			t.Errorf("%v: exit code %d, %s", args, r.Code, r.Stderr)
@@ -98,5 +106,67 @@ func TestBenchBadInput(t *testing.T) {
 		if raw, err := os.ReadFile(path); err != nil || string(raw) != text {
 			t.Errorf("%q became %q, %v", text, raw, err)
 		}
+	}
+}
+
+// Counting needs no device's time: the model of a GPU is arithmetic, and follows the rates.
+func TestBenchRoof(t *testing.T) {
+	seconds := func(flops, bytes string) *benchRoof {
+		var r benchResult
+		clitest.JSON(t, &r, "bench", "--quiet", "--json", "--shape", "0.5b", "--backend", "cpu", "--count", "--roof", flops+","+bytes)
+		if r.Roof == nil || r.DecodeSeconds != 0 {
+			t.Fatalf("%+v", r)
+		}
+		return r.Roof
+	}
+	fast, slow, starved := seconds("2e12", "1e15"), seconds("1e12", "1e15"), seconds("1e18", "1e9")
+	if d := slow.DecodeSeconds / fast.DecodeSeconds; d < 1.99 || d > 2.01 || fast.ComputeShare < 0.999 {
+		t.Errorf("bound by arithmetic: %+v and %+v", fast, slow)
+	}
+	// The weights alone are 4.45 GB.
+	if starved.DecodeSeconds < 4.45 || starved.ComputeShare != 0 {
+		t.Errorf("bound by traffic: %+v", starved)
+	}
+}
+
+func TestBenchPlot(t *testing.T) {
+	layout, out := write(t, "own.json", `{"class": "HyperConvDecoderModel_FullCond", "features": [[4, 8, 384], [8, 4, 16], [16, 4, 8]], "kernel_size": 3}`), filepath.Join(t.TempDir(), "roofline.png")
+	var r benchResult
+	clitest.JSON(t, &r, "bench", "--quiet", "--json", "--layout", layout, "--backend", "cpu", "--stage", "decode", "--plot", out)
+	if r.Shape != "own" || len(r.Kernels) == 0 || r.Kernels[0].Bytes == 0 {
+		t.Errorf("%+v", r)
+	}
+	if raw := mustRead(t, out); !strings.HasPrefix(string(raw), "\x89PNG") {
+		t.Errorf("%s is no PNG", out)
+	}
+}
+
+func TestFitPower(t *testing.T) {
+	for _, c := range []struct{ a, b, p float64 }{{0, 2, 1}, {5, 0.25, 2}, {3, 1, 0.5}} {
+		x := []float64{1, 2, 4, 8, 16, 32}
+		y := make([]float64, len(x))
+		for i := range x {
+			y[i] = c.a + c.b*math.Pow(x[i], c.p)
+		}
+		a, b, p, r2 := fitPower(x, y)
+		if math.Abs(a-c.a) > 1e-3 || math.Abs(b-c.b) > 1e-3 || math.Abs(p-c.p) > 1e-3 || r2 < 0.9999 {
+			t.Errorf("%+v: %v + %v x^%v, R2 %v", c, a, b, p, r2)
+		}
+	}
+	if a, b, _, _ := fitPower([]float64{1, 2, 4}, []float64{7, 7, 7}); math.Abs(a+b-7) > 1e-9 {
+		t.Errorf("a constant: %v + %v", a, b)
+	}
+	r := swept{Backend: "cpu", Device: "test", Curves: []sweptCurve{
+		{Against: "prompts", Measure: "encode_seconds", X: []float64{1, 2}, Y: []float64{1, 2}, B: 1, Exponent: 1},
+		{Against: "prompts", Measure: "decode_seconds", X: []float64{1, 2}, Y: []float64{1, 2}, B: 1, Exponent: 1, Arithmetic: 0.5},
+		{Against: "batch", Measure: "decode_seconds", X: []float64{1, 2}, Y: []float64{1, 2}, B: 1, Exponent: 1, Traffic: 0.5},
+	}}
+	var text strings.Builder
+	if r.print(&text); !strings.Contains(text.String(), "arithmetic (50 %") || !strings.Contains(text.String(), "memory traffic (50 %") {
+		t.Error(text.String())
+	}
+	out := filepath.Join(t.TempDir(), "curves.png")
+	if err := r.plot(out); err != nil || !strings.HasPrefix(string(mustRead(t, out)), "\x89PNG") {
+		t.Errorf("plot: %v", err)
 	}
 }

@@ -53,15 +53,15 @@ func (r *ExecutorRunner) Probe(ctx context.Context) (graph.Peaks, error) {
 	}
 }
 
-// Work is the multiply-accumulates of decoding a batch, as its Program counts them.
-func (r *ExecutorRunner) Work(p *Package, batch int) (int64, error) {
-	program, err := CompileDecode(&p.Manifest, r.exec.Limits(), batch, r.dtype)
+// Count is what decoding a batch takes, by its Program.
+func (r *ExecutorRunner) Count(p *Package, batch int) (graph.Count, error) {
+	program, _, err := r.plan(r.decodeProgram(p, batch))
 	if err != nil {
-		return 0, err
+		return graph.Count{}, err
 	}
-	var sum int64
-	for _, d := range program.Dispatches {
-		sum += d.Cost
+	c := graph.Count{Parts: program.Parts(nil), Memory: program.Memory()}
+	for _, part := range c.Parts {
+		c.MACs += part.MACs
 	}
-	return sum, nil
+	return c, nil
 }

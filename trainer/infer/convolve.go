@@ -7,7 +7,6 @@ import (
 	gomlx "github.com/gomlx/gomlx/core/graph"
 	"github.com/gomlx/gomlx/core/tensors"
 
-	"github.com/drag-and-drop-lora/dnd/graph"
 	"github.com/drag-and-drop-lora/dnd/graph/decoder"
 	"github.com/drag-and-drop-lora/dnd/trainer/model"
 )
@@ -103,7 +102,7 @@ func (j *job) convolve(x *tensors.Tensor, key string, axis model.Axis, out, k in
 	}
 	if err == nil {
 		label := strings.TrimSuffix(strings.TrimPrefix(key, decoder.Prefix), ".weight")
-		err = j.traced(y, begin, graph.PartTime{Label: label, Way: w.name, MACs: w.macs})
+		err = j.traced(y, begin, w.part(label, axis, [4]int(x.Shape().Dimensions), out, k))
 	}
 	return y, err
 }

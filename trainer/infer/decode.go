@@ -88,6 +88,22 @@ func (d *decoding) small(batch int) bool {
 	return d.backend.NativeConvolution() && 4*values <= d.limits.weights && 2*d.config.MACs(batch) <= d.limits.flop
 }
 
+// layerKey is a name in a layer's part of the state dict.
+func layerKey(i int, name string) string {
+	return fmt.Sprintf("model.decoder.module_list.%d.%s", i, name)
+}
+
+// wholePart describes whole: it reads the condition and all weights, and writes the tokens.
+func (d *decoding) wholePart(batch int) graph.PartTime {
+	c := d.config
+	from, to := c.Condition(), c.Output()
+	values := batch * (product(from[:]...) + product(to[:]...))
+	for _, t := range c.Tensors() {
+		values += product(t.Shape...)
+	}
+	return graph.PartTime{Stage: decoder.Stage, Label: "decoder", Way: "one graph", MACs: c.MACs(batch), Bytes: 4 * int64(values)}
+}
+
 // whole is the decoder as one graph.
 func (d *decoding) whole(condition []float32, batch int) (*tensors.Tensor, error) {
 	shape, list := d.config.Condition(), d.config.Tensors()
@@ -116,7 +132,7 @@ func (d *decoding) whole(condition []float32, batch int) (*tensors.Tensor, error
 	if err != nil {
 		return nil, err
 	}
-	err = d.traced(y, begin, graph.PartTime{Label: "decoder", Way: "one graph", MACs: d.done.Total})
+	err = d.traced(y, begin, d.wholePart(batch))
 	if err := errors.Join(err, d.advance(d.done.Total)); err != nil {
 		free(y)
 		return nil, err
@@ -186,9 +202,7 @@ func (d *decoding) withBias(y *tensors.Tensor, key string, shape ...int) (*tenso
 // layer is one layer of section b.2: x (B,N,H,W) -> (B,N',H',W'). x stays the caller's.
 func (d *decoding) layer(i int, x *tensors.Tensor) (*tensors.Tensor, error) {
 	from, to := d.config.Features[i], d.config.Features[i+1]
-	key := func(name string) string {
-		return fmt.Sprintf("%smodel.decoder.module_list.%d.%s", decoder.Prefix, i, name)
-	}
+	key := func(name string) string { return decoder.Prefix + layerKey(i, name) }
 	conv := func(x *tensors.Tensor, name string, axis model.Axis, out int) (*tensors.Tensor, error) {
 		y, err := d.convolve(x, key(name+".weight"), axis, out, d.config.KernelSize)
 		d.collect()

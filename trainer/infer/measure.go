@@ -35,32 +35,54 @@ func (j *job) traced(y *tensors.Tensor, begin time.Time, part graph.PartTime) er
 	return nil
 }
 
-// Work is the number of multiply-accumulates that Decode does, by the ways that it chooses.
-func (r *Runner) Work(c decoder.Config, batch int) int64 {
+// Count is what Decode does, by the ways that it chooses; its Parts are those of Trace.
+func (r *Runner) Count(c decoder.Config, batch int) graph.Count {
 	d := decoding{job: job{Runner: r}, config: c}
 	if d.small(batch) {
-		return c.MACs(batch)
+		part := d.wholePart(batch)
+		return graph.Count{MACs: part.MACs, Parts: []graph.PartTime{part}}
 	}
-	sum := c.MACs(batch)
+	var count graph.Count
+	add := func(key string, axis model.Axis, shape [4]int, out, k int) {
+		part := r.choose(axis, shape, out, k).part(key, axis, shape, out, k)
+		part.Stage = decoder.Stage
+		count.MACs += part.MACs
+		count.Parts = append(count.Parts, part)
+	}
+	if c.Class == decoder.SuperLarge {
+		rows := c.Features[0][0] * c.Features[0][2]
+		for range batch {
+			add("down_proj", model.AxisW, [4]int{1, 1, rows, c.MaxLength}, c.ModifiedLength, 1)
+			add("gate_proj", model.AxisW, [4]int{1, 1, rows, c.ModifiedLength}, c.ModifiedLength, 1)
+		}
+	}
 	for i := range len(c.Features) - 1 {
 		from, to := c.Features[i], c.Features[i+1]
 		n, h, w := from[0], from[1], from[2]
 		for _, v := range []struct {
+			name  string
 			axis  model.Axis
 			shape [4]int
 			out   int
 		}{
-			{model.AxisW, [4]int{batch, n, h, w}, to[2]},
-			{model.AxisH, [4]int{batch, n, h, to[2]}, to[1]},
-			{model.AxisH, [4]int{batch, n, h, w}, to[1]},
-			{model.AxisW, [4]int{batch, n, to[1], w}, to[2]},
-			{model.AxisN, [4]int{batch, n, to[1], to[2]}, to[0]},
+			{"linear1.conv1w", model.AxisW, [4]int{batch, n, h, w}, to[2]},
+			{"linear1.conv1h", model.AxisH, [4]int{batch, n, h, to[2]}, to[1]},
+			{"linear1.conv2h", model.AxisH, [4]int{batch, n, h, w}, to[1]},
+			{"linear1.conv2w", model.AxisW, [4]int{batch, n, to[1], w}, to[2]},
+			{"linear2", model.AxisN, [4]int{batch, n, to[1], to[2]}, to[0]},
 		} {
-			all := newPlan(r.limits, true, v.axis, v.shape, v.out, c.KernelSize).macs()
-			sum += r.choose(v.axis, v.shape, v.out, c.KernelSize).macs - all
+			add(layerKey(i, v.name), v.axis, v.shape, v.out, c.KernelSize)
 		}
 	}
-	return sum
+	return count
+}
+
+// part describes the way for the weights of a state-dict key: it reads x and them, and
+// writes the result.
+func (w way) part(key string, axis model.Axis, x [4]int, out, k int) graph.PartTime {
+	in, result := product(x[:]...), x
+	result[axis] = out
+	return graph.PartTime{Label: key, Way: w.name, MACs: w.macs, Bytes: 4 * int64(in+product(result[:]...)+x[axis]*out*k*k)}
 }
 
 // Probe measures what the backend reaches.

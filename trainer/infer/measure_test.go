@@ -36,8 +36,15 @@ func TestTrace(t *testing.T) {
 					t.Errorf("%s: part %+v", name, p)
 				}
 			}
-			if work := r.Work(c, batch); sum != work || work == c.MACs(batch) {
+			count := r.Count(c, batch)
+			if work := count.MACs; sum != work || work == c.MACs(batch) {
 				t.Errorf("%s: parts of %d multiply-accumulates, counted %d, by direct summation %d", name, sum, work, c.MACs(batch))
+			}
+			for i, p := range parts {
+				p.Duration = 0
+				if i >= len(count.Parts) || p != count.Parts[i] {
+					t.Errorf("%s: part %+v, not among those counted", name, p)
+				}
 			}
 		}
 		peaks, err := r.Probe()

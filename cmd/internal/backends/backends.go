@@ -50,8 +50,11 @@ type Measured interface {
 	Trace(f func(graph.PartTime))
 	// Probe measures what the backend reaches at best.
 	Probe(ctx context.Context) (graph.Peaks, error)
-	// Work is the number of multiply-accumulates that decoding a batch takes on it.
-	Work(p *generator.Package, batch int) (int64, error)
+	// Count is what decoding a batch takes on it.
+	Count(p *generator.Package, batch int) (graph.Count, error)
+	// Uploads are the bytes that were brought to the device so far, and those of them that
+	// were while it worked; 0 where memory is the host's.
+	Uploads() (bytes, hidden int64)
 	// PeakBytes is the most device memory of a run so far, 0 where it is the host's.
 	PeakBytes() int64
 }
@@ -155,10 +158,13 @@ func (g *gomlx) Trace(f func(graph.PartTime)) { g.runner.Trace(f) }
 // Probe implements Measured.
 func (g *gomlx) Probe(context.Context) (graph.Peaks, error) { return g.runner.Probe() }
 
-// Work implements Measured.
-func (g *gomlx) Work(p *generator.Package, batch int) (int64, error) {
-	return g.runner.Work(p.Manifest.Decoder, batch), nil
+// Count implements Measured.
+func (g *gomlx) Count(p *generator.Package, batch int) (graph.Count, error) {
+	return g.runner.Count(p.Manifest.Decoder, batch), nil
 }
+
+// Uploads implements Measured.
+func (g *gomlx) Uploads() (bytes, hidden int64) { return 0, 0 }
 
 // PeakBytes implements Measured.
 func (g *gomlx) PeakBytes() int64 { return 0 }
