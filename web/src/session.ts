@@ -2,9 +2,9 @@
 // way of the design: prompts -> text tokens -> condition -> weight tokens -> adapter.
 
 import { type AnswerInfo, type AnswerOptions, type FeedInfo, type FinishOptions, Guest, json, need, type Report, text } from "./abi.js";
-import { Device, GPUProblem, type Held, type RunProgress } from "./executor.js";
+import { Device, GPUProblem, type Held, type RunProgress, type RunResult } from "./executor.js";
 import { answer, type Answers, pieces, stepWeights } from "./llama.js";
-import { parse, type Program } from "./program.js";
+import { type Limits, parse, type Program } from "./program.js";
 import { type DownloadProgress, openFile, type Package } from "./store.js";
 import { type Ranged, Weights } from "./weights.js";
 
@@ -41,6 +41,7 @@ export interface Adapter {
 }
 
 const maxHead = 16 << 20; // of a base model's file: its metadata and table of contents
+const maxHalvings = 3; // of what is on the device at a time
 const positions = 512; // of prompt and answer
 
 export class Session {
@@ -71,9 +72,9 @@ export class Session {
     signal.throwIfAborted();
     const device = await this.open();
     const dtype = this.weights.common();
-    this.program ??= await this.plan(dtype, device);
+    this.program ??= await this.plan(dtype, device.limits);
     const planned = performance.now();
-    const ran = await device.run(this.program, this.weights, new Map([["ids", need(fed, "ids")], ["mask", need(fed, "mask")]]), signal, report);
+    const ran = await this.run(device, dtype, new Map([["ids", need(fed, "ids")], ["mask", need(fed, "mask")]]), signal, report);
     const tokens = ran.outputs.get("tokens");
     if (!tokens) throw new Error("the program gave no weight tokens");
     const finishing = performance.now();
@@ -96,8 +97,23 @@ export class Session {
     };
   }
 
-  private async plan(dtype: string, device: Device): Promise<Program> {
-    const options = json({ stage: "generate", batch: 1, dtype, limits: device.limits });
+  /** Runs the Program. Where the GPU's memory does not suffice, it is planned anew in smaller pieces, as Go's generator.InPieces does. */
+  private async run(device: Device, dtype: string, inputs: Map<string, Uint8Array>, signal: AbortSignal, report: (p: RunProgress) => void): Promise<RunResult> {
+    for (let halvings = 0; ; halvings++) {
+      try {
+        return await device.run(this.program!, this.weights, inputs, signal, report);
+      } catch (err) {
+        if (!(err instanceof GPUProblem) || err.kind !== "memory" || halvings === maxHalvings || !this.program) throw err;
+        const whole = this.program.buffers.reduce((most, b) => Math.max(most, b.bytes), 0);
+        this.program = await this.plan(dtype, { ...device.limits, max_storage_buffer_binding_size: Math.floor(whole / 2) }).catch(() => {
+          throw err;
+        });
+      }
+    }
+  }
+
+  private async plan(dtype: string, limits: Limits): Promise<Program> {
+    const options = json({ stage: "generate", batch: 1, dtype, limits });
     const planned = await this.guest.call("compile", new Map([["manifest", this.pack.raw], ["options", options]])).catch((err: Error) => {
       throw new GPUProblem("limits", err.message); // the manifest has been read before: what is left is the device
     });
