@@ -165,7 +165,6 @@ consumers: deps ## what PEFT, mlx-lm and llama.cpp compute with the adapters, as
 
 .PHONY: soak
 soak: build ## dndgen serve --api makes 10,000 small adapters, and must not grow, as a table
-	$(GO) run ./internal/madeup/write build/web-test/madeup
 	$(GO) run ./internal/server/loadtest/soak -- --backend cpu
 
 .PHONY: kill-test

@@ -13,8 +13,10 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/drag-and-drop-lora/dnd/graph/decoder"
 	"github.com/drag-and-drop-lora/dnd/graph/encoder"
 	"github.com/drag-and-drop-lora/dnd/graph/generator"
+	"github.com/drag-and-drop-lora/dnd/graph/lora"
 	"github.com/drag-and-drop-lora/dnd/graph/safetensors"
 )
 
@@ -49,6 +51,37 @@ func Write(ctx context.Context, dir string) error {
 		return err
 	}
 	return generator.MadeUp(ctx, dir, generator.MadeUpOptions{Shape: "mini", Seed: 1, Encoder: bert})
+}
+
+// WriteTiny is Write for a generator that takes a hundredth of the time: for tests that make
+// very many adapters.
+func WriteTiny(ctx context.Context, dir string) error {
+	tmp, err := os.MkdirTemp(filepath.Dir(dir), "encoder-*")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(tmp)
+	bert := filepath.Join(tmp, "madeup-bert")
+	if err := WriteEncoder(bert); err != nil {
+		return err
+	}
+	const rank, chunk, texts, length = 2, 8, 2, 8
+	base := lora.Base{Model: "made-up/tiny", Architecture: "llama", Heads: 2, KVHeads: 2, Rank: rank, Alpha: 4, Targets: []lora.Target{
+		{Name: "model.layers.0.self_attn.q_proj", In: 16, Out: 16}, {Name: "model.layers.0.self_attn.v_proj", In: 16, Out: 16},
+	}}
+	tiling := lora.Tiling{Kind: "custom", Height: rank + 2, Width: chunk + 2, Chunk: chunk}
+	layout, err := lora.NewLayout(base, tiling)
+	if err != nil {
+		return err
+	}
+	t, h, w := layout.Shape()
+	config := decoder.Config{Class: decoder.FullCond, KernelSize: 3, Features: [][3]int{{texts, length, 384}, {4, 6, 12}, {t, h, w}}}
+	m := generator.Manifest{
+		Name: "made-up tiny", Base: &base, Tiling: tiling, Decoder: config,
+		Condition:  generator.Condition{Texts: texts, Length: length, Width: 384, Pads: generator.PadsEncoded},
+		Provenance: generator.Provenance{Source: "made-up weights, not trained", Seed: 1},
+	}
+	return generator.Write(ctx, dir, m, generator.MadeUpTensors(config, 1), bert, generator.WriteOptions{})
 }
 
 // WriteEncoder makes the text encoder alone, as a folder in Hugging Face layout.
