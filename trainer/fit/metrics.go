@@ -1,7 +1,6 @@
 package fit
 
 import (
-	"bufio"
 	"bytes"
 	"encoding/json"
 	"errors"
@@ -66,20 +65,23 @@ func trimMetrics(path string, steps int) error {
 	if err != nil {
 		return err
 	}
-	kept, scanner := 0, bufio.NewScanner(bytes.NewReader(raw))
-	for scanner.Scan() {
-		var line Metrics
+	var kept []byte
+	for line := range bytes.Lines(raw) {
+		var m Metrics
 		// The last line may be cut short.
-		if json.Unmarshal(scanner.Bytes(), &line) != nil || line.Step > steps {
+		if json.Unmarshal(line, &m) != nil || m.Step > steps {
 			break
 		}
-		kept += len(scanner.Bytes()) + 1
+		kept = append(kept, line...)
 	}
-	if kept >= len(raw) && bytes.HasSuffix(raw, []byte("\n")) {
+	if len(kept) > 0 && !bytes.HasSuffix(kept, []byte("\n")) {
+		kept = append(kept, '\n')
+	}
+	if bytes.Equal(kept, raw) {
 		return nil
 	}
 	return atomicfile.Write(path, func(w io.Writer) error {
-		_, err := w.Write(raw[:min(kept, len(raw))])
+		_, err := w.Write(kept)
 		return err
 	})
 }
