@@ -61,11 +61,11 @@ func WriteTiny(ctx context.Context, dir string) error {
 		return err
 	}
 	defer os.RemoveAll(tmp)
+	const rank, chunk, texts, length, width, heads = 2, 8, 2, 8, 48, 4
 	bert := filepath.Join(tmp, "madeup-bert")
-	if err := WriteEncoder(bert); err != nil {
+	if err := writeEncoder(bert, width, heads); err != nil {
 		return err
 	}
-	const rank, chunk, texts, length = 2, 8, 2, 8
 	base := lora.Base{Model: "made-up/tiny", Architecture: "llama", Heads: 2, KVHeads: 2, Rank: rank, Alpha: 4, Targets: []lora.Target{
 		{Name: "model.layers.0.self_attn.q_proj", In: 16, Out: 16}, {Name: "model.layers.0.self_attn.v_proj", In: 16, Out: 16},
 	}}
@@ -75,19 +75,21 @@ func WriteTiny(ctx context.Context, dir string) error {
 		return err
 	}
 	t, h, w := layout.Shape()
-	config := decoder.Config{Class: decoder.FullCond, KernelSize: 3, Features: [][3]int{{texts, length, 384}, {4, 6, 12}, {t, h, w}}}
+	config := decoder.Config{Class: decoder.FullCond, KernelSize: 3, Features: [][3]int{{texts, length, width}, {4, 6, 12}, {t, h, w}}}
 	m := generator.Manifest{
 		Name: "made-up tiny", Base: &base, Tiling: tiling, Decoder: config,
-		Condition:  generator.Condition{Texts: texts, Length: length, Width: 384, Pads: generator.PadsEncoded},
+		Condition:  generator.Condition{Texts: texts, Length: length, Width: width, Pads: generator.PadsEncoded},
 		Provenance: generator.Provenance{Source: "made-up weights, not trained", Seed: 1},
 	}
 	return generator.Write(ctx, dir, m, generator.MadeUpTensors(config, 1), bert, generator.WriteOptions{})
 }
 
 // WriteEncoder makes the text encoder alone, as a folder in Hugging Face layout.
-func WriteEncoder(dir string) error {
+func WriteEncoder(dir string) error { return writeEncoder(dir, 384, 12) }
+
+func writeEncoder(dir string, width, heads int) error {
 	c := encoder.Config{
-		HiddenSize: 384, NumHiddenLayers: 1, NumAttentionHeads: 12, IntermediateSize: 64, MaxPositionEmbeddings: 32,
+		HiddenSize: width, NumHiddenLayers: 1, NumAttentionHeads: heads, IntermediateSize: 64, MaxPositionEmbeddings: 32,
 		TypeVocabSize: 2, VocabSize: len(vocabulary), LayerNormEps: 1e-12, HiddenAct: "gelu", ModelType: "bert",
 	}
 	if err := c.Validate(); err != nil {
