@@ -23,7 +23,7 @@ func runScience(flags *pflag.FlagSet) cli.Run {
 	loss := flags.String("loss", science.Defaults().Loss, "the generator's loss: weights, task (the base's, through the generated adapter) or both")
 	cli.Values(flags, "loss", science.Losses...)
 	strict := flags.Bool("strict", true, "also with a base that never saw the combinations that are held out (with --reduced: only if given)")
-	reduced := flags.Bool("reduced", false, "a smaller experiment of about a minute")
+	reduced := flags.Bool("reduced", false, "a smaller experiment, of two minutes or so")
 	ablate := flags.StringSlice("ablate", nil, "instead, fit generators that differ in one thing each and score them on held out tasks of splits that no result is of: all, or some of "+strings.Join(science.Ablations(), ", "))
 	encoderDir := flags.String("encoder", filepath.Join("build", "deps", "minilm"), "text encoder (Hugging Face folder)")
 	name := flags.String("backend", backend.Auto, "auto, pjrt or cpu")
@@ -33,6 +33,9 @@ func runScience(flags *pflag.FlagSet) cli.Run {
 			return cli.Usagef("--splits is %d, expected 1 to 16", *splits)
 		}
 		names := *ablate
+		if flags.Changed("ablate") && len(names) == 0 {
+			return cli.Usagef("--ablate names no change: expected all, or some of %s", strings.Join(science.Ablations(), ", "))
+		}
 		for _, name := range names {
 			if err := cli.OneOf("ablate", name, append([]string{"all"}, science.Ablations()...)...); err != nil {
 				return err
@@ -51,7 +54,7 @@ func runScience(flags *pflag.FlagSet) cli.Run {
 		}
 		// The first of the splits that no choice was made on, or of those for choices.
 		first := c.Splits[0]
-		if names != nil {
+		if len(names) > 0 {
 			first = 1
 		}
 		c.Splits = nil
@@ -72,7 +75,7 @@ func runScience(flags *pflag.FlagSet) cli.Run {
 			}
 			bar.Set(p.Stage, int64(p.Done), int64(p.Total), p.Note)
 		}
-		if names != nil {
+		if len(names) > 0 {
 			list, err := science.Ablate(ctx, c, names, *encoderDir, *out, b, report)
 			bar.Done()
 			if err != nil {

@@ -18,6 +18,8 @@ func TestScienceBadInput(t *testing.T) {
 		{cli.Usage, `--tier "m": expected s`, []string{"--tier", "m"}},
 		{cli.Usage, `--loss "none": expected weights, task, both`, []string{"--loss", "none"}},
 		{cli.Usage, "--splits is 0", []string{"--splits", "0"}},
+		{cli.Usage, `--ablate "kernel-9": expected all, recipe, `, []string{"--ablate", "kernel-1,kernel-9"}},
+		{cli.Usage, "--ablate names no change", []string{"--ablate="}},
 		{cli.Failed, "missing", []string{"--encoder", filepath.Join(t.TempDir(), "missing")}},
 	} {
 		clitest.Fails(t, c.code, []string{c.says}, append([]string{"science", "--quiet", "--out", out}, c.args...)...)

@@ -123,7 +123,7 @@ func Defaults() Config {
 	}
 }
 
-// Reduced is an experiment of a minute or so, on fewer tasks.
+// Reduced is an experiment of two minutes or so, on fewer tasks.
 func Reduced() Config {
 	c := Defaults()
 	c.Splits, c.Strict, c.Cost = []int64{11}, false, false

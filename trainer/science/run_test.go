@@ -89,7 +89,7 @@ func TestResume(t *testing.T) {
 // farther prompts are from the training tasks', the worse the adapters.
 func TestClaim(t *testing.T) {
 	if testing.Short() {
-		t.Skip("trains a base model, its LoRAs and a generator: a minute or more")
+		t.Skip("trains a base model, its LoRAs and a generator: two minutes or so")
 	}
 	stage, begin := "", time.Now()
 	r, err := Run(t.Context(), Reduced(), minilm(t), t.TempDir(), openBackend(t), func(p Progress) {
