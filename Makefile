@@ -164,8 +164,8 @@ consumers: deps ## what PEFT, mlx-lm and llama.cpp compute with the adapters, as
 	$(GO) test -count=1 -v -run 'TestLogits|TestVersions' ./internal/consumers -args -table | grep -E '^\||gguf:|differs|FAIL|^ok'
 
 .PHONY: soak
-soak: build ## dndgen serve --api makes 10,000 small adapters, and must not grow, as a table
-	$(GO) run ./internal/server/loadtest/soak -- --backend cpu
+soak: deps build ## dndgen serve --api makes 10,000 small adapters on SwiftShader, and must not grow, as a table
+	VK_DRIVER_FILES=$(SWIFTSHADER) $(GO) run ./internal/server/loadtest/soak -- --backend webgpu
 
 .PHONY: kill-test
 kill-test: build ## kill -9 in the middle of pull, generate, collect and fit, 200 times, as a table
