@@ -40,21 +40,3 @@ func BenchmarkConv(b *testing.B) {
 		})
 	}
 }
-
-// BenchmarkWays is each of the layers by direct summation and in the frequency domain, by
-// turns.
-func BenchmarkWays(b *testing.B) {
-	d := open(b, gpu.Options{Device: -1})
-	for _, c := range conformance.Layers {
-		b.Run(c.Name, func(b *testing.B) {
-			direct, fourier, err := c.Compare(b.Context(), d, b.N)
-			if err != nil {
-				b.Fatal(err)
-			}
-			b.ReportMetric(direct.Seconds(), "direct-s")
-			b.ReportMetric(fourier.Seconds(), "fourier-s")
-			b.ReportMetric(direct.Seconds()/fourier.Seconds(), "gain")
-			b.ReportMetric(0, "ns/op")
-		})
-	}
-}

@@ -134,7 +134,13 @@ func (f *fourierPlan) bytes(g *geometry, limit int64) int64 {
 	planes := f.reals() * int64(g.c) * padded * 4
 	kernels := int64(f.part) * f.outs * tileOut * (f.reals()*4 + f.half()*int64(g.K)*8)
 	results := f.outs * tileOut * padded * (slices*f.reals()*4 + f.half()*int64(f.p.kept)*8)
-	return planes + kernels + results
+	weights := f.outs * tileOut
+	if !f.weightsBefore && (f.down < f.p.count || f.items < g.x.Shape[0]) {
+		weights = int64(g.Out) // every job wants all of them
+	}
+	s := storages[g.DType]
+	raw := weights * g.taps() / s.values * s.bytes
+	return planes + kernels + results + raw
 }
 
 // estimate is the cost of all, in multiply-accumulates and what weighs as much.
@@ -160,7 +166,6 @@ func (f *fourierPlan) estimate(g *geometry, limit int64) {
 	inverse := batch * outs * tileOut * tiles * (half*ops(wgsl.ComplexBackOps, f.p.points, f.p.kept) +
 		int64(f.p.kept)*ops(wgsl.RealBackOps, f.q.points, f.q.kept) +
 		move*(slices*reals+4*half*int64(f.p.kept)+int64(f.p.kept*f.q.kept)))
-	f.weightsBefore = parts == 1 && kernels+planes*shards < kernels*jobs+planes
 	if f.weightsBefore {
 		planes *= shards
 	} else {
@@ -213,15 +218,15 @@ func (b *Builder) cheapest(g *geometry, way ConvWay) (best *fourierPlan) {
 			if way.Rows > 0 && way.Rows != p.points || way.Columns > 0 && way.Columns != q.points {
 				continue
 			}
-			for _, byParts := range []bool{true, false} {
-				f := &fourierPlan{p: p, q: q}
-				if !f.fits(g, limit, byParts) {
-					continue
-				}
-				if f.bytes(g, limit) > b.limits.Tuning.scratch() {
+			for _, order := range []struct{ byParts, weightsBefore bool }{{true, false}, {false, false}, {false, true}} {
+				f := &fourierPlan{p: p, q: q, weightsBefore: order.weightsBefore}
+				if !f.fits(g, limit, order.byParts) {
 					continue
 				}
 				f.estimate(g, limit)
+				if f.bytes(g, limit) > b.limits.Tuning.scratch() {
+					continue
+				}
 				// A dispatch is at least one frequency of one job and shard.
 				one := int64(f.part) * f.outs * tileOut * f.padded(f.items, f.down)
 				if one <= b.MaxCost && (best == nil || f.cost < best.cost) {

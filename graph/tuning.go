@@ -1,9 +1,6 @@
 package graph
 
-import (
-	"fmt"
-	"math"
-)
+import "fmt"
 
 // Tuning says how convolutions are computed on a device: measured there, or asked for. It
 // changes the time that a Program takes and its rounding, not what it computes. What a
@@ -14,7 +11,7 @@ type Tuning struct {
 	// Convs are choices by shape.
 	Convs []ConvChoice `json:"convs,omitempty"`
 	// Memory is how many bytes of buffers a run may take, 0 for no bound. It keeps scratch
-	// buffers of the frequency domain to a quarter of that; Programs that need more than all
+	// buffers of the frequency domain to half of that; Programs that need more than all
 	// of it are made all the same.
 	Memory int64 `json:"memory,omitempty"`
 }
@@ -76,12 +73,15 @@ func (t *Tuning) Validate() error {
 	return nil
 }
 
+// mostScratch bounds the same where nothing else does.
+const mostScratch = 768 << 20
+
 // scratch is how many bytes the scratch buffers of a convolution may take together.
 func (t *Tuning) scratch() int64 {
 	if t == nil || t.Memory == 0 {
-		return math.MaxInt64
+		return mostScratch
 	}
-	return t.Memory / 4
+	return min(t.Memory/2, mostScratch)
 }
 
 // way is what was chosen for a shape.

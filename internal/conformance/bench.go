@@ -48,24 +48,28 @@ var Layers = []ConvBench{
 	{"7b last linear2", [4]int{1, 192, 18, 514}, graph.AxisN, 64, 11},
 }
 
-// Compare times direct summation and the frequency domain by turns, the fastest of runs
-// each.
-func (c ConvBench) Compare(ctx context.Context, exec graph.Executor, runs int) (direct, fourier time.Duration, err error) {
-	times := [2]time.Duration{math.MaxInt64, math.MaxInt64}
+// Cost is what a run took, the fastest and the one of the least processor time: on a software
+// device the latter is less disturbed by other work.
+type Cost struct{ Wall, Processor time.Duration }
+
+// Compare runs direct summation and the frequency domain by turns. processor tells the
+// processor time that this process has used.
+func (c ConvBench) Compare(ctx context.Context, exec graph.Executor, runs int, processor func() time.Duration) (direct, fourier Cost, err error) {
+	costs := [2]Cost{{math.MaxInt64, math.MaxInt64}, {math.MaxInt64, math.MaxInt64}}
 	var ways [2]func(context.Context) error
 	for i, method := range []graph.Method{graph.Direct, graph.Fourier} {
 		if ways[i], _, err = c.Prepare(exec, graph.ConvWay{Method: method}); err != nil {
-			return 0, 0, err
+			return costs[0], costs[1], err
 		}
 	}
 	for range runs {
 		for i, run := range ways {
-			begin := time.Now()
+			begin, used := time.Now(), processor()
 			if err := run(ctx); err != nil {
-				return 0, 0, err
+				return costs[0], costs[1], err
 			}
-			times[i] = min(times[i], time.Since(begin))
+			costs[i] = Cost{min(costs[i].Wall, time.Since(begin)), min(costs[i].Processor, processor()-used)}
 		}
 	}
-	return times[0], times[1], nil
+	return costs[0], costs[1], nil
 }
