@@ -170,3 +170,24 @@ func TestFitPower(t *testing.T) {
 		t.Errorf("plot: %v", err)
 	}
 }
+
+// What make bench calls fails where more work is counted than in the baseline, and says so.
+func TestBenchRegression(t *testing.T) {
+	baseline := filepath.Join(t.TempDir(), "baseline.json")
+	args := []string{"bench", "--quiet", "--shape", "0.5b", "--backend", "cpu", "--count"}
+	clitest.OK(t, append(args, "--out", baseline)...)
+	if r := clitest.OK(t, append(args, "--compare", baseline)...); !strings.Contains(r.Stdout, "decode_work_macs is 1 times the earlier") {
+		t.Errorf("the same: %s", r.Stdout)
+	}
+	list, err := readResults(baseline)
+	if err != nil {
+		t.Fatal(err)
+	}
+	list[0].DecodeWorkMACs = list[0].DecodeWorkMACs / 102 * 100
+	if err := saveResult(baseline, list[0]); err != nil {
+		t.Fatal(err)
+	}
+	if r := clitest.Run(t, append(args, "--compare", baseline)...); r.Code != 1 || !strings.Contains(r.Stderr, "worse") || !strings.Contains(r.Stderr, "multiply-accumulates") {
+		t.Errorf("worse: exit code %d, %s", r.Code, r.Stderr)
+	}
+}
