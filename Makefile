@@ -96,6 +96,7 @@ test: lint deps build web ## lint, then every test; those of GPU code on two Vul
 	@# Every fuzz target for a while, where make fuzz takes a minute for each.
 	$(GO) run ./internal/fuzz -time $(CI_FUZZTIME)
 	$(GO) test -race $(RACE_QUICK)
+	$(GO) test -race -run 'TestFetch|TestTwoProcesses|TestWaitEnds|TestSigned' ./hub
 
 .PHONY: conformance
 conformance: deps build web ## every backend's largest errors against the official outputs, as a table
@@ -174,7 +175,7 @@ kill-test: build ## kill -9 in the middle of pull, generate, collect and fit, 20
 # What uses goroutines, and what of it is quick under the detector. Package trainer/infer is left out: its loops run for minutes under the
 # detector, and their goroutines are those of trainer/fftconv.
 RACE_PACKAGES := ./cmd/internal/... ./graph/combine ./host ./hub/... ./internal/server/... ./trainer/fit ./trainer/fftconv ./gpu
-RACE_QUICK    := ./cmd/internal/cli ./graph/combine ./hub/... ./internal/server/jobs ./internal/server/results
+RACE_QUICK    := ./cmd/internal/cli ./graph/combine ./internal/server/jobs ./internal/server/results
 
 .PHONY: race
 race: deps ## the race detector over everything that uses goroutines
