@@ -24,6 +24,9 @@ import (
 //go:embed *.wgsl
 var files embed.FS
 
+//go:embed fourier.go
+var fourierSource string
+
 // Entry is the entry point of every kernel.
 const Entry = "main"
 
@@ -297,6 +300,7 @@ var hash = sync.OnceValue(func() string {
 		fmt.Fprintf(h, "%s %d\n%s", path, len(text), text)
 		return err
 	})
+	fmt.Fprint(h, fourierSource) // which writes parts of them
 	if err != nil {
 		panic(err) // the files are in the program
 	}

@@ -250,6 +250,7 @@ func TestImportMemory(t *testing.T) {
 	_, err = generator.Import(context.Background(), generator.ImportOptions{
 		Checkpoint: checkpoint, Layout: filepath.Join(dir, "layout.json"), Out: filepath.Join(dir, "out"),
 		WriteOptions: generator.WriteOptions{DType: safetensors.F16, Progress: func(done, _ int64) {
+			runtime.GC() // what is held counts, not how late a busy machine frees the rest
 			runtime.ReadMemStats(&now)
 			peak = max(peak, now.HeapAlloc)
 		}},
@@ -257,7 +258,7 @@ func TestImportMemory(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if used := int64(peak) - int64(before.HeapAlloc); used > st.Size()/2 || st.Size() < 10<<20 {
+	if used := int64(peak) - int64(before.HeapAlloc); used > st.Size()/4 || st.Size() < 10<<20 {
 		t.Errorf("importing %d bytes took %d bytes of memory", st.Size(), used)
 	}
 }
