@@ -12,6 +12,7 @@ import (
 	"github.com/drag-and-drop-lora/dnd/graph/generator"
 	"github.com/drag-and-drop-lora/dnd/graph/safetensors"
 	"github.com/drag-and-drop-lora/dnd/trainer/backend"
+	"github.com/drag-and-drop-lora/dnd/trainer/stats"
 )
 
 // A change is one difference from the recipe.
@@ -56,16 +57,16 @@ func Ablations() []string {
 
 // Ablation is what a change does on the tasks that are held out of the splits.
 type Ablation struct {
-	Name    string   `json:"name"`
-	Label   string   `json:"label"`
-	Weights int      `json:"weights"` // of the generator: its bytes at 8 bits
-	FLOP    float64  `json:"flop"`    // of generating one adapter
-	Exact   Interval `json:"exact"`
-	NLL     Interval `json:"nll"`
+	Name    string         `json:"name"`
+	Label   string         `json:"label"`
+	Weights int            `json:"weights"` // of the generator: its bytes at 8 bits
+	FLOP    float64        `json:"flop"`    // of generating one adapter
+	Exact   stats.Interval `json:"exact"`
+	NLL     stats.Interval `json:"nll"`
 	// Unseen is exact match in unseen wording.
-	Unseen  Interval `json:"unseen_wording_exact"`
-	Train   float64  `json:"training_tasks_exact"`
-	Seconds float64  `json:"seconds"` // of fitting
+	Unseen  stats.Interval `json:"unseen_wording_exact"`
+	Train   float64        `json:"training_tasks_exact"`
+	Seconds float64        `json:"seconds"` // of fitting
 }
 
 // Ablate fits the generator of each change by name and scores it on the validation and test

@@ -1,10 +1,10 @@
 package science
 
 import (
-	"errors"
-	"math"
+	"fmt"
 
 	"github.com/drag-and-drop-lora/dnd/graph/lora"
+	"github.com/drag-and-drop-lora/dnd/trainer/linear"
 )
 
 // flatten is an adapter's B matrices one after the other.
@@ -43,99 +43,27 @@ func meanOf(rows [][]float64) []float64 {
 	return mean
 }
 
-func minus(a, b []float64) []float64 {
-	d := make([]float64, len(a))
-	for i := range a {
-		d[i] = a[i] - b[i]
-	}
-	return d
-}
-
-func dot(a, b []float64) float64 {
-	s := 0.0
-	for i := range a {
-		s += a[i] * b[i]
-	}
-	return s
-}
-
-// nearest is the row with the largest cosine to v, all seen from the rows' mean.
-func nearest(rows [][]float64, v []float64) int {
-	mean := meanOf(rows)
-	v = minus(v, mean)
-	best, at := math.Inf(-1), 0
-	for i, row := range rows {
-		row = minus(row, mean)
-		if c := dot(row, v) / math.Sqrt(dot(row, row)*dot(v, v)); c > best {
-			best, at = c, i
-		}
-	}
-	return at
-}
-
-// ridge is linear regression from features to weights around their means, in its dual
-// form: one coefficient vector a training task.
+// ridge is linear regression from features to weights.
 type ridge struct {
-	x, y   [][]float64
-	meanX  []float64
-	meanY  []float64
-	factor [][]float64 // Cholesky factor of x·xᵀ + strength
+	*linear.Ridge
+	weights [][]float64 // of the training tasks
 }
 
 // newRidge fits. strength is relative to the mean squared norm of the features.
-func newRidge(x, y [][]float64, strength float64) (*ridge, error) {
-	r := &ridge{meanX: meanOf(x), meanY: meanOf(y)}
-	n, norm := len(x), 0.0
-	for i := range x {
-		r.x, r.y = append(r.x, minus(x[i], r.meanX)), append(r.y, minus(y[i], r.meanY))
-		norm += dot(r.x[i], r.x[i]) / float64(n)
+func newRidge(features, weights [][]float64, strength float64) (*ridge, error) {
+	r, err := linear.NewRidge(features, strength)
+	if err != nil {
+		return nil, fmt.Errorf("science: ridge regression: %w", err)
 	}
-	r.factor = make([][]float64, n)
-	for i := range n {
-		r.factor[i] = make([]float64, i+1)
-		for j := range i + 1 {
-			s := dot(r.x[i], r.x[j])
-			if i == j {
-				s += strength * norm
-			}
-			for k := range j {
-				s -= r.factor[i][k] * r.factor[j][k]
-			}
-			if i > j {
-				r.factor[i][j] = s / r.factor[j][j]
-				continue
-			}
-			if s <= 0 {
-				return nil, errors.New("science: ridge regression: the matrix is not positive")
-			}
-			r.factor[i][i] = math.Sqrt(s)
-		}
-	}
-	return r, nil
+	return &ridge{r, weights}, nil
 }
 
-// predict is the weights for features v.
-func (r *ridge) predict(v []float64) []float64 {
-	v = minus(v, r.meanX)
-	n := len(r.x)
-	c := make([]float64, n)
-	for i := range n {
-		c[i] = dot(r.x[i], v)
-		for k := range i {
-			c[i] -= r.factor[i][k] * c[k]
-		}
-		c[i] /= r.factor[i][i]
-	}
-	for i := n - 1; i >= 0; i-- {
-		for k := i + 1; k < n; k++ {
-			c[i] -= r.factor[k][i] * c[k]
-		}
-		c[i] /= r.factor[i][i]
-	}
-	y := append([]float64{}, r.meanY...)
-	for i := range n {
-		for k, w := range r.y[i] {
-			y[k] += c[i] * w
+// predict is the weights for these features.
+func (r *ridge) predict(features []float64) []float64 {
+	y := make([]float64, len(r.weights[0]))
+	for i, share := range r.Shares(features) {
+		for k, w := range r.weights[i] {
+			y[k] += share * w
 		}
 	}
 	return y

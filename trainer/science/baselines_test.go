@@ -4,6 +4,8 @@ import (
 	"math"
 	"math/rand/v2"
 	"testing"
+
+	"github.com/drag-and-drop-lora/dnd/trainer/stats"
 )
 
 // Without strength to speak of, a ridge finds a linear map that there is.
@@ -37,19 +39,12 @@ func TestRidge(t *testing.T) {
 	}
 }
 
-func TestNearest(t *testing.T) {
-	rows := [][]float64{{1, 0}, {0, 1}, {-1, -1}}
-	if got := nearest(rows, []float64{0.2, 3}); got != 1 {
-		t.Errorf("row %d, want 1", got)
-	}
-}
-
 func TestBootstrap(t *testing.T) {
 	scores := make([]TaskScore, 40)
 	for i := range scores {
 		scores[i].Exact = float64(i%2)*0.4 + 0.3 // 0.3 and 0.7: mean 0.5, deviation 0.2
 	}
-	v := bootstrap(len(scores), func(tasks []int) float64 { return mean(scores, tasks, exact) })
+	v := stats.Bootstrap(len(scores), func(tasks []int) float64 { return mean(scores, tasks, exact) })
 	half := 1.96 * 0.2 / math.Sqrt(40)
 	if math.Abs(v.Value-0.5) > 1e-9 || math.Abs(v.Low-(0.5-half)) > 0.02 || math.Abs(v.High-(0.5+half)) > 0.02 {
 		t.Errorf("interval %+v, want about 0.5 ± %.3f", v, half)

@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/drag-and-drop-lora/dnd/graph/generator"
+	"github.com/drag-and-drop-lora/dnd/trainer/stats"
 )
 
 // Calibration is whether the distance that a generator package warns by
@@ -15,8 +16,8 @@ type Calibration struct {
 	Points []CalibrationPoint `json:"points"`
 	// Spearman's rank correlation over the points: of distance with exact match, which
 	// should be negative, and with the answer's NLL, which should be positive.
-	Exact Interval `json:"distance_exact"`
-	NLL   Interval `json:"distance_nll"`
+	Exact stats.Interval `json:"distance_exact"`
+	NLL   stats.Interval `json:"distance_nll"`
 }
 
 // CalibrationPoint is what was generated for one task.
@@ -136,8 +137,8 @@ func (r *Calibration) summarise() {
 			r.Kinds = append(r.Kinds, CalibrationKind{kind, mean.Distance / n, mean.Far / n, mean.Exact / n, mean.NLL / n, mean.BaseNLL / n})
 		}
 	}
-	over := func(of func(CalibrationPoint) float64) Interval {
-		return bootstrap(len(r.Points), func(points []int) float64 {
+	over := func(of func(CalibrationPoint) float64) stats.Interval {
+		return stats.Bootstrap(len(r.Points), func(points []int) float64 {
 			x, y := make([]float64, len(points)), make([]float64, len(points))
 			for i, p := range points {
 				x[i], y[i] = r.Points[p].Distance, of(r.Points[p])

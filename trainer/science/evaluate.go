@@ -7,7 +7,10 @@ import (
 	"math/rand/v2"
 	"slices"
 
+	"gonum.org/v1/gonum/floats"
+
 	"github.com/drag-and-drop-lora/dnd/graph/lora"
+	"github.com/drag-and-drop-lora/dnd/trainer/linear"
 	"github.com/drag-and-drop-lora/dnd/trainer/lm"
 )
 
@@ -167,15 +170,15 @@ func (k *contest) training(ctx context.Context) (mean, best []TaskScore, err err
 	return mean, best, nil
 }
 
-// linear is what the training-free rivals know: weights and pooled conditions of the
+// known is what the training-free rivals know: weights and pooled conditions of the
 // training tasks.
-type linear struct {
+type known struct {
 	weights, pooled, attributes [][]float64
 	like                        *lora.Adapter
 }
 
-func newLinear(x *material) *linear {
-	l := &linear{like: x.loras.last()[0]}
+func newKnown(x *material) *known {
+	l := &known{like: x.loras.last()[0]}
 	for i, t := range x.split.Train {
 		var rows [][]float64
 		for _, adapters := range x.loras.checkpoints {
@@ -193,7 +196,7 @@ var strengths = []float64{1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1, 10}
 
 // pickRidge fits a ridge of every strength and keeps the one with most exact matches on
 // the validation tasks.
-func (l *linear) pickRidge(ctx context.Context, k *contest) (best *ridge, strength float64, err error) {
+func (l *known) pickRidge(ctx context.Context, k *contest) (best *ridge, strength float64, err error) {
 	top := math.Inf(-1)
 	for _, s := range strengths {
 		r, err := newRidge(l.pooled, l.weights, s)
@@ -212,7 +215,7 @@ func (l *linear) pickRidge(ctx context.Context, k *contest) (best *ridge, streng
 }
 
 // by makes adapters of conditions by a regression.
-func (l *linear) by(k *contest, r *ridge) func([][]float32) ([]*lora.Adapter, error) {
+func (l *known) by(k *contest, r *ridge) func([][]float32) ([]*lora.Adapter, error) {
 	return func(conditions [][]float32) ([]*lora.Adapter, error) {
 		var list []*lora.Adapter
 		for _, x := range conditions {
@@ -225,7 +228,7 @@ func (l *linear) by(k *contest, r *ridge) func([][]float32) ([]*lora.Adapter, er
 // additive predicts from the true attributes: what a perfect reader of prompts could do
 // whose weights only add up. It is printed before any generator is fitted: where it fails,
 // the LoRAs' weight spaces are not aligned, and no generator can help.
-func (l *linear) additive(list []Task) ([]*lora.Adapter, error) {
+func (l *known) additive(list []Task) ([]*lora.Adapter, error) {
 	r, err := newRidge(l.attributes, l.weights, 1e-3)
 	if err != nil {
 		return nil, err
@@ -239,19 +242,19 @@ func (l *linear) additive(list []Task) ([]*lora.Adapter, error) {
 
 // explained is the share of the own-task LoRAs' variance around the mean training LoRA
 // that a prediction explains.
-func (l *linear) explained(predicted, own []*lora.Adapter) float64 {
+func (l *known) explained(predicted, own []*lora.Adapter) float64 {
 	mean := meanOf(l.weights)
 	left, total := 0.0, 0.0
 	for i := range own {
-		d := minus(flatten(own[i]), flatten(predicted[i]))
-		e := minus(flatten(own[i]), mean)
-		left, total = left+dot(d, d), total+dot(e, e)
+		d := floats.Distance(flatten(own[i]), flatten(predicted[i]), 2)
+		e := floats.Distance(flatten(own[i]), mean, 2)
+		left, total = left+d*d, total+e*e
 	}
 	return 1 - left/total
 }
 
 // rivals scores every method but the generated ones.
-func (k *contest) rivals(ctx context.Context, l *linear, r *ridge, joint *lora.Adapter) (map[string][]TaskScore, error) {
+func (k *contest) rivals(ctx context.Context, l *known, r *ridge, joint *lora.Adapter) (map[string][]TaskScore, error) {
 	n := len(k.tasks)
 	all := map[string][]TaskScore{}
 	add := func(method string, adapters []*lora.Adapter) error {
@@ -294,7 +297,7 @@ func (k *contest) rivals(ctx context.Context, l *linear, r *ridge, joint *lora.A
 	all[MethodNearest], err = k.repeated(ctx, k.c.Draws, "", func(conditions [][]float32) ([]*lora.Adapter, error) {
 		var list []*lora.Adapter
 		for _, x := range conditions {
-			list = append(list, k.x.loras.last()[nearest(l.pooled, k.x.conditions.pooled(x))])
+			list = append(list, k.x.loras.last()[linear.Nearest(l.pooled, k.x.conditions.pooled(x))])
 		}
 		return list, nil
 	})

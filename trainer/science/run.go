@@ -207,7 +207,7 @@ func (e *experiment) variant(ctx context.Context, s *Split, strict bool) error {
 		contests, names = contests[:1], []string{StrictTask}
 	}
 
-	known := newLinear(x)
+	known := newKnown(x)
 	check, err := e.additive(ctx, known, contests[0])
 	if err != nil {
 		return err
@@ -260,7 +260,7 @@ type Check struct {
 	Explained float64 `json:"variance_explained"`
 }
 
-func (e *experiment) additive(ctx context.Context, l *linear, k *contest) (*Check, error) {
+func (e *experiment) additive(ctx context.Context, l *known, k *contest) (*Check, error) {
 	predicted, err := l.additive(k.tasks)
 	if err != nil {
 		return nil, err
