@@ -9,6 +9,10 @@ STATICCHECK  := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 SETUP        := internal/setup
 FUZZTIME     ?= 1m
 CI_FUZZTIME  ?= 5s
+
+# Readers of whatever comes from elsewhere: make test fuzzes each for FUZZTIME, all other
+# targets for CI_FUZZTIME.
+FUZZ_READERS := (safetensors.FuzzReadHeader|gguf.FuzzRead|lora.FuzzPEFTConfig|pth.FuzzPickle|pth.FuzzOpen|generator.FuzzManifest|graph.FuzzDecode|text.FuzzParsePrompts|server.FuzzSubmit)$$
 TEST_TIMEOUT ?= 20m
 
 # Without it GoMLX's own backend is sixteen times slower; only amd64 has it.
@@ -93,8 +97,8 @@ test: lint deps build web ## lint, then every test; those of GPU code on two Vul
 	$(GO) test -count=1 -short -timeout $(TEST_TIMEOUT) $(BROWSER_PACKAGES)
 	$(GO) run ./internal/madeup/write build/web-test/madeup
 	npm test --prefix web
-	@# Every fuzz target for a while, where make fuzz takes a minute for each.
 	$(GO) run ./internal/fuzz -time $(CI_FUZZTIME)
+	$(GO) run ./internal/fuzz -time $(FUZZTIME) -only '$(FUZZ_READERS)'
 	$(GO) test -race $(RACE_QUICK)
 	$(GO) test -race -run 'TestFetch|TestTwoProcesses|TestWaitEnds|TestSigned' ./hub
 
