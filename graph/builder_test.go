@@ -18,12 +18,17 @@ func limits(binding int64) graph.Limits {
 // for, and every output value is written by exactly one invocation's share of the cost. In
 // the frequency domain it costs a third at most.
 func TestPlansKeepLimits(t *testing.T) {
-	for _, method := range []graph.Method{graph.Direct, graph.Fourier} {
-		t.Run(string(method), func(t *testing.T) { plansKeepLimits(t, method) })
+	ways := []graph.ConvWay{{Method: graph.Direct}, {Method: graph.Fourier}}
+	for _, tile := range graph.Tiles() {
+		ways = append(ways, graph.ConvWay{Method: graph.Direct, Tile: tile})
+	}
+	for _, way := range ways {
+		t.Run(way.String(), func(t *testing.T) { plansKeepLimits(t, way) })
 	}
 }
 
-func plansKeepLimits(t *testing.T, method graph.Method) {
+func plansKeepLimits(t *testing.T, way graph.ConvWay) {
+	method := way.Method
 	for _, c := range []struct {
 		shape  [4]int
 		conv   graph.Conv
@@ -40,7 +45,7 @@ func plansKeepLimits(t *testing.T, method graph.Method) {
 		{[4]int{4, 64, 40, 40}, graph.Conv{Axis: graph.AxisN, Out: 70, K: 5}, limits(1 << 20)},
 	} {
 		c.conv.Label, c.conv.Weight, c.conv.DType = "conv", "w", "F16"
-		c.limits.Tuning = &graph.Tuning{All: graph.ConvWay{Method: method}}
+		c.limits.Tuning = &graph.Tuning{All: way}
 		b := graph.NewBuilder(c.limits)
 		b.Read("y", b.Conv(b.Input("x", c.shape), c.conv))
 		p, err := b.Program()
@@ -97,11 +102,14 @@ func TestBuilderRefuses(t *testing.T) {
 	convolve := func(shape [4]int, c graph.Conv) func(*graph.Builder) {
 		return func(b *graph.Builder) { b.Read("y", b.Conv(b.Input("x", shape), c)) }
 	}
+	tiled := graph.DefaultLimits()
+	tiled.Tuning = &graph.Tuning{All: graph.ConvWay{Method: graph.Direct, Tile: graph.Tile{Outputs: 8, Positions: 12}}}
 	for _, c := range []struct {
 		want   string
 		limits graph.Limits
 		body   func(*graph.Builder)
 	}{
+		{"tile of 8 outputs by 12 positions", tiled, convolve([4]int{1, 4, 4, 4}, conv)},
 		{"without dispatches", graph.DefaultLimits(), func(*graph.Builder) {}},
 		{"too small to plan with", graph.Limits{}, func(*graph.Builder) {}},
 		{"impossible shape", graph.DefaultLimits(), convolve([4]int{1, 0, 1, 1}, conv)},

@@ -49,7 +49,7 @@ func (b *Builder) Linear(x *Tensor, label, weight, dtype, bias string, out int, 
 	return b.Conv(x, Conv{Label: label, Weight: weight, DType: dtype, Bias: bias, Axis: AxisN, Out: out, K: 1, GELU: gelu, Pads: pads, Keep: true})
 }
 
-// The shape of the convolution kernels' tiles, fixed in conv.wgsl.
+// The shape of the convolution kernels' tiles. A Tuning may ask for others of direct sums.
 const (
 	tileOut = 8
 	tilePos = 8
@@ -66,11 +66,12 @@ type geometry struct {
 	outC       int64 // strides of y
 	outP, outQ int64
 	pad        int
+	tile       Tile // of direct sums
 }
 
 func newGeometry(c Conv, x, y *Tensor) geometry {
 	n, h, w := x.Shape[1], x.Shape[2], x.Shape[3]
-	g := geometry{Conv: c, x: x, y: y, pad: (c.K - 1) / 2}
+	g := geometry{Conv: c, x: x, y: y, pad: (c.K - 1) / 2, tile: plannedTile}
 	plane, row := x.plane(), int64(w)
 	outPlane, outRow := y.plane(), int64(y.Shape[3])
 	switch c.Axis {
@@ -97,9 +98,10 @@ func newGeometry(c Conv, x, y *Tensor) geometry {
 // taps is how many weights an output channel has.
 func (g *geometry) taps() int64 { return int64(g.c) * int64(g.K) * int64(g.K) }
 
-// rowVecs is the length in vec4 of a padded row for n positions.
+// rowVecs is the length in vec4 of a padded row for n positions. Tiles may start at each
+// multiple of tilePos, those of fewer positions between them.
 func (g *geometry) rowVecs(n int) int64 {
-	return (ceil(int64(n), tilePos)-1)*tilePos/4 + ceil(int64(tilePos+g.K-1), 4)
+	return (ceil(int64(n), tilePos)-1)*tilePos/4 + ceil(int64(max(tilePos, g.tile.Positions)+g.K-1), 4)
 }
 
 // span is a half-open range.
@@ -207,10 +209,19 @@ func (b *Builder) Conv(x *Tensor, c Conv) *Tensor {
 		b.fourier(&g, f)
 		return y
 	}
-	inPlace := c.K == 1 && c.Axis == AxisN && g.q%tilePos == 0 && len(x.parts) == 1
+	// A tile of pads must not reach into the next chunk.
+	if tile := b.limits.Tuning.way(g.shape()).Tile; tile != (Tile{}) && c.Pads == nil {
+		g.tile = tile
+	}
 	jobs := g.jobs(b.scratchLimit())
+	if len(jobs) == 0 {
+		g.tile = plannedTile
+		jobs = g.jobs(b.scratchLimit())
+	}
+	inPlace := c.K == 1 && c.Axis == AxisN && g.q%max(tilePos, g.tile.Positions) == 0 && len(x.parts) == 1
 	if inPlace {
 		jobs = []job{g.job(span{0, x.Shape[0]}, span{0, 1}, span{0, g.q})}
+		jobs[0].stride = int64(g.q) / 4
 	}
 	if len(jobs) == 0 {
 		b.failf("%s: one row of the padded input, %d channels of %d values, needs more than %d bytes", c.Label, g.c, tilePos, b.scratchLimit())

@@ -32,11 +32,11 @@ func (p plan) direct(channels int64) bool { return p.slices == 1 && p.stepSize >
 
 func (g *geometry) plan(x box, maxCost, limit int64) plan {
 	// Partial sums of a dispatch lie in one buffer.
-	wide := min(wideDispatch, limit/(tileOut*tilePos*4))
+	wide := min(wideDispatch, limit/(g.tile.values()*4))
 	channels, taps := int64(g.c), g.taps()
 	p := plan{
-		tiles:    int64(x.items.len()) * int64(x.p.len()) * ceil(int64(x.q.len()), tilePos),
-		outTiles: ceil(int64(x.out.len()), tileOut),
+		tiles:    int64(x.items.len()) * int64(x.p.len()) * ceil(int64(x.q.len()), int64(g.tile.Positions)),
+		outTiles: ceil(int64(x.out.len()), int64(g.tile.Outputs)),
 		slice:    channels, slices: 1, stepSize: channels,
 	}
 	threads := p.tiles * p.outTiles
@@ -45,7 +45,7 @@ func (g *geometry) plan(x box, maxCost, limit int64) plan {
 		p.slices = ceil(channels, p.slice)
 	}
 	// One invocation with all its sums, in multiply-accumulates.
-	each := taps * tileOut * tilePos
+	each := taps * g.tile.values()
 	most := max(maxCost/each, 1)
 	if p.slices == 1 && most >= min(threads, wide) && each <= maxCost {
 		p.chunk(most)
@@ -61,6 +61,16 @@ func (g *geometry) plan(x box, maxCost, limit int64) plan {
 func (p *plan) chunk(n int64) {
 	p.chunkTiles = min(p.tiles, n)
 	p.chunkOut = min(p.outTiles, max(n/p.chunkTiles, 1))
+}
+
+func (t Tile) values() int64 { return int64(t.Outputs * t.Positions) }
+
+// fours are the kernels' constants for a tile, none for the planner's.
+func (t Tile) fours() []wgsl.Const {
+	if t == plannedTile {
+		return nil
+	}
+	return []wgsl.Const{{Name: "OutFours", Value: t.Outputs / 4}, {Name: "PositionFours", Value: t.Positions / 4}}
 }
 
 func (b *Builder) convolveBox(g *geometry, x box) {
@@ -81,7 +91,8 @@ func (b *Builder) convolveBox(g *geometry, x box) {
 		mask = []int{g.Pads.Mask.buffer}
 		pads = []arg{{"mask_base", int64(c.First) * int64(c.Length)}, {"period", int64(c.Period())}, {"length", int64(c.Length)}}
 	}
-	k := b.kernel("conv", conv...)
+	fours := g.tile.fours()
+	k := b.kernel("conv", append(conv, fours...)...)
 	if b.err != nil {
 		return
 	}
@@ -95,26 +106,27 @@ func (b *Builder) convolveBox(g *geometry, x box) {
 	if g.Bias != "" {
 		bias = []int{b.vector(g.Bias, g.Out)}
 	}
+	outs, positions, values := int64(g.tile.Outputs), int64(g.tile.Positions), g.tile.values()
 	part := 0
 	if !direct {
-		part = b.temp(g.Label+".partial", p.slices*p.chunkOut*p.chunkTiles*tileOut*tilePos*4)
+		part = b.temp(g.Label+".partial", p.slices*p.chunkOut*p.chunkTiles*values*4)
 	}
 	for o := int64(0); o < p.outTiles; o += p.chunkOut {
 		for t := int64(0); t < p.tiles; t += p.chunkTiles {
 			outTiles, tiles := min(p.chunkOut, p.outTiles-o), min(p.chunkTiles, p.tiles-t)
-			tiling := []arg{{"tiles", tiles}, {"tile0", t}, {"nq", ceil(int64(x.q.len()), tilePos)}, {"np", int64(x.p.len())}}
+			tiling := []arg{{"tiles", tiles}, {"tile0", t}, {"nq", ceil(int64(x.q.len()), positions)}, {"np", int64(x.p.len())}}
 			store := []arg{
-				{"out_base", x.base + (int64(x.out.from)+o*tileOut)*g.outC + int64(x.p.from)*g.outP + int64(x.q.from)*g.outQ},
+				{"out_base", x.base + (int64(x.out.from)+o*outs)*g.outC + int64(x.p.from)*g.outP + int64(x.q.from)*g.outQ},
 				{"out_item", int64(g.y.Shape[1]) * g.y.plane()}, {"out_o", g.outC}, {"out_p", g.outP}, {"out_q", g.outQ},
-				{"o_end", int64(x.out.len()) - o*tileOut}, {"q_end", int64(x.q.len())}, {"bias0", int64(x.out.from) + o*tileOut},
+				{"o_end", int64(x.out.len()) - o*outs}, {"q_end", int64(x.q.len())}, {"bias0", int64(x.out.from) + o*outs},
 			}
 			sums := append(append([]arg{
 				{"x_item", int64(g.c) * int64(x.job.rows.len()) * x.job.stride}, {"q0", int64(x.q.from-x.job.q.from) / 4},
 				{"cin", int64(g.c)}, {"rows", int64(x.job.rows.len())}, {"stride", x.job.stride},
 				{"top", int64(x.p.from - g.pad - x.job.rows.from)}, {"slice", p.slice},
-				{"o_tile0", int64(x.out.from-x.shard.out.from)/tileOut + o}, {"o_tiles", outTiles},
+				{"o_tile0", int64(x.out.from-x.shard.out.from)/outs + o}, {"o_tiles", outTiles},
 			}, tiling...), store...)
-			cost := tiles * outTiles * p.slices * int64(g.K) * int64(g.K) * tileOut * tilePos
+			cost := tiles * outTiles * p.slices * int64(g.K) * int64(g.K) * values
 			for c := int64(0); c < p.slice; c += p.stepSize {
 				last := min(c+p.stepSize, p.slice)
 				target := append([]int{x.padded, x.shard.packed, x.buffer}, bias...)
@@ -127,9 +139,9 @@ func (b *Builder) convolveBox(g *geometry, x box) {
 			if direct {
 				continue
 			}
-			r := b.kernel("reduce", wgsl.Const{Name: "HasBias", Value: hasBias}, wgsl.Const{Name: "Gelu", Value: gelu})
-			b.dispatch(g.Label+".reduce", r, [3]int64{ceil(tiles, int64(r.Workgroup)), outTiles, 16},
-				tiles*outTiles*p.slices*tileOut*tilePos, append([]int{part, x.buffer}, bias...),
+			r := b.kernel("reduce", append([]wgsl.Const{{Name: "HasBias", Value: hasBias}, {Name: "Gelu", Value: gelu}}, fours...)...)
+			b.dispatch(g.Label+".reduce", r, [3]int64{ceil(tiles, int64(r.Workgroup)), outTiles, values / 4},
+				tiles*outTiles*p.slices*values, append([]int{part, x.buffer}, bias...),
 				append(append([]arg{{"o_tiles", outTiles}, {"slices", p.slices}}, tiling...), store...)...)
 		}
 	}

@@ -181,7 +181,8 @@ func (g *geometry) directCost() float64 {
 		rows += clip(p-g.pad, p+g.K-g.pad, g.p).len()
 	}
 	batch, k := int64(g.x.Shape[0]), int64(g.K)
-	outs, columns := ceil(int64(g.Out), tileOut)*tileOut, ceil(int64(g.q), tilePos)*tilePos
+	side := func(n, tile int) int64 { return ceil(int64(n), int64(tile)) * int64(tile) }
+	outs, columns := side(g.Out, g.tile.Outputs), side(g.q, g.tile.Positions)
 	macs := float64(batch*outs*columns) * float64(int64(g.c)*int64(rows)*k)
 	weights := 3 * int64(g.c) * k * k * outs
 	planes := batch * int64(g.p) * (3*int64(g.c)*int64(g.q) + outs*columns)

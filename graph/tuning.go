@@ -1,6 +1,9 @@
 package graph
 
-import "fmt"
+import (
+	"fmt"
+	"slices"
+)
 
 // Tuning says how convolutions are computed on a device: measured there, or asked for. It
 // changes the time that a Program takes and its rounding, not what it computes. What a
@@ -49,7 +52,35 @@ type ConvWay struct {
 	// takes. Where they fit no plan, the planner chooses as if nothing had been said.
 	Rows    int `json:"rows,omitempty"`
 	Columns int `json:"columns,omitempty"`
+	// Tile is one of Tiles, for a direct sum; zero is the planner's. Where a device's limits
+	// or Pads leave no room for it, the planner takes its own.
+	Tile Tile `json:"tile,omitzero"`
 }
+
+// String names the method with what it was told of sizes.
+func (w ConvWay) String() string {
+	switch {
+	case w.Method == Direct && w.Tile != Tile{}:
+		return fmt.Sprintf("%s %dx%d", w.Method, w.Tile.Outputs, w.Tile.Positions)
+	case w.Method == Fourier && w.Rows+w.Columns > 0:
+		return fmt.Sprintf("%s %dx%d", w.Method, w.Rows, w.Columns)
+	}
+	return string(w.Method)
+}
+
+// Tile is the outputs and the positions that an invocation of a direct sum holds.
+type Tile struct {
+	Outputs   int `json:"outputs"`
+	Positions int `json:"positions"`
+}
+
+// plannedTile is the one that is taken where none is asked for: the shape of the packed
+// weights and the grid that tensors are cut along.
+var plannedTile = Tile{tileOut, tilePos}
+
+// Tiles lists those beside the planner's 8 by 8: what a device's registers hold best is
+// known by measuring only.
+func Tiles() []Tile { return []Tile{{4, 8}, {4, 16}, {8, 16}} }
 
 // MaxChoices bounds how many shapes a Tuning may list.
 const MaxChoices = 4096
@@ -68,6 +99,9 @@ func (t *Tuning) Validate() error {
 	for _, c := range append([]ConvChoice{{Way: t.All}}, t.Convs...) {
 		if m := c.Way.Method; m != "" && m != Direct && m != Fourier {
 			return fmt.Errorf("graph: convolution method %q, expected %s or %s", m, Direct, Fourier)
+		}
+		if t := c.Way.Tile; t != (Tile{}) && !slices.Contains(Tiles(), t) {
+			return fmt.Errorf("graph: a tile of %d outputs by %d positions, expected one of %v", t.Outputs, t.Positions, Tiles())
 		}
 	}
 	return nil

@@ -25,6 +25,11 @@ func Candidates(limits Limits, s ConvShape) ([]Candidate, error) {
 	}
 	g := newGeometry(Conv{Axis: AxisN, Out: s.Out, K: s.Kernel, DType: "F32"}, x, y)
 	list := []Candidate{{ConvWay{Method: Direct}, g.directCost()}}
+	for _, tile := range Tiles() {
+		g.tile = tile
+		list = append(list, Candidate{ConvWay{Method: Direct, Tile: tile}, g.directCost()})
+	}
+	g.tile = plannedTile
 	for _, p := range fourierAxes(g.p, g.K) {
 		for _, q := range fourierAxes(g.q, g.K) {
 			way := ConvWay{Method: Fourier, Rows: p.points, Columns: q.points}
@@ -51,6 +56,7 @@ func Planned(limits Limits, s ConvShape) ConvWay {
 	if err != nil {
 		return ConvWay{}
 	}
+	list = slices.DeleteFunc(list, func(c Candidate) bool { return c.Way.Tile != Tile{} }) // those are for who measures
 	best, direct := list[0], list[slices.IndexFunc(list, func(c Candidate) bool { return c.Way.Method == Direct })]
 	if best.Cost*fourierGain > direct.Cost {
 		return direct.Way

@@ -54,6 +54,7 @@ func TestCache(t *testing.T) {
 		"cut":            string(whole[:len(whole)/2]),
 		"empty":          "",
 		"other method":   strings.Replace(string(whole), `"fourier"`, `"winograd"`, 1),
+		"other tile":     strings.Replace(string(whole), `"fourier"`, `"direct", "tile": {"outputs": 8, "positions": 12}`, 1),
 		"other device":   strings.Replace(string(whole), `"card"`, `"cart"`, 1),
 		"other kernels":  strings.Replace(string(whole), `"kernels": "`, `"kernels": "0`, 1),
 		"larger than it": string(whole) + strings.Repeat(" ", 1<<20),

@@ -1,6 +1,6 @@
 // Package tune finds by measuring how a device convolves fastest: for each shape, it times
-// direct summation and the likeliest plans in the frequency domain on the device itself,
-// and takes none whose result is not direct summation's.
+// direct summation with each of its tiles and the likeliest plans in the frequency domain on
+// the device itself, and takes none whose result is not that of direct summation as planned.
 //
 // What it finds is a list of choices for a graph.Tuning, kept in a file for each device
 // (Load, Save). It knows no model and no GPU: shapes come from the caller, and a
@@ -107,16 +107,13 @@ func (m *meter) shape(ctx context.Context, s graph.ConvShape) (Result, error) {
 	if err != nil {
 		return r, err
 	}
-	// Direct summation comes first: the others are held to it.
+	// Direct summation comes first, as planned before other tiles: the others are held to it.
 	slices.SortStableFunc(whole, func(a, b graph.Candidate) int { return direct(b) - direct(a) })
 	r.Model = graph.Planned(m.limits, s)
-	for i, c := range whole {
-		if i > tried {
-			break
-		}
+	for _, c := range whole[:min(1+len(graph.Tiles())+tried, len(whole))] {
 		at := slices.IndexFunc(part, func(p graph.Candidate) bool { return p.Way == c.Way })
 		if at < 0 {
-			r.Rejected = append(r.Rejected, fmt.Sprintf("%s: does not fit the piece that is measured", name(c.Way)))
+			r.Rejected = append(r.Rejected, fmt.Sprintf("%s: does not fit the piece that is measured", c.Way))
 			continue
 		}
 		t, err := m.time(ctx, small, c.Way)
@@ -124,14 +121,14 @@ func (m *meter) shape(ctx context.Context, s graph.ConvShape) (Result, error) {
 			return r, err
 		}
 		if t.rejected != "" {
-			r.Rejected = append(r.Rejected, fmt.Sprintf("%s: %s", name(c.Way), t.rejected))
+			r.Rejected = append(r.Rejected, fmt.Sprintf("%s: %s", c.Way, t.rejected))
 			continue
 		}
 		seconds := t.took.Seconds() * c.Cost / part[at].Cost
 		if seconds < r.Seconds {
 			r.Way, r.Seconds = c.Way, seconds
 		}
-		if c.Way.Method == graph.Direct {
+		if c.Way == planned {
 			r.DirectSeconds = seconds
 		}
 		if c.Way == r.Model {
@@ -144,18 +141,17 @@ func (m *meter) shape(ctx context.Context, s graph.ConvShape) (Result, error) {
 	return r, nil
 }
 
+// planned is direct summation with the planner's tile.
+var planned = graph.ConvWay{Method: graph.Direct}
+
 func direct(c graph.Candidate) int {
-	if c.Way.Method == graph.Direct {
+	switch {
+	case c.Way == planned:
+		return 2
+	case c.Way.Method == graph.Direct:
 		return 1
 	}
 	return 0
-}
-
-func name(w graph.ConvWay) string {
-	if w.Method == graph.Direct {
-		return string(w.Method)
-	}
-	return fmt.Sprintf("%s %dx%d", w.Method, w.Rows, w.Columns)
 }
 
 // time times a piece in a way, once for all shapes that have it.
@@ -175,8 +171,8 @@ func (m *meter) time(ctx context.Context, s graph.ConvShape, way graph.ConvWay) 
 	case err != nil:
 		t.rejected = err.Error()
 	default:
-		want := known[graph.ConvWay{Method: graph.Direct}].values
-		if way.Method != graph.Direct {
+		want := known[planned].values
+		if way != planned {
 			if e := relative(t.values, want); !(e <= tolerance) {
 				t.rejected = fmt.Sprintf("its result is off by %.1e, relative to direct summation's: the device or its driver computes wrongly", e)
 			}

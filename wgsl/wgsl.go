@@ -73,7 +73,8 @@ type entry struct {
 type constRange struct {
 	name     string
 	min, max int
-	feature  bool // may be left out, and is 0 then
+	feature  bool // may be left out, and is absent then
+	absent   int
 }
 
 // MaxKernelSize bounds K, which conv unrolls.
@@ -88,6 +89,11 @@ var flag = func(name string) constRange { return constRange{name: name, max: 1} 
 // wants "shader-f16", Subgroups wants "subgroups" and WGSL's subgroup_id) or that skip what
 // nobody reads. Without it they compute the same.
 var feature = func(name string) constRange { return constRange{name: name, max: 1, feature: true} }
+
+// fours are the sides of a convolution's tile in fours: 8 where they are left out.
+var fours = func(name string, most int) constRange {
+	return constRange{name: name, min: 1, max: most, feature: true, absent: 2}
+}
 
 // points are numbers of points of a transform, or of a part of them.
 var points = func(name string) constRange { return constRange{name: name, min: 1, max: MaxPoints} }
@@ -114,8 +120,9 @@ const storeParams = "out_base out_item out_o out_p out_q o_end q_end bias0"
 
 var table = []entry{
 	{
-		name:     "conv",
-		consts:   []constRange{{name: "K", min: 1, max: MaxKernelSize}, flag("HasBias"), flag("Gelu"), flag("Partial"), feature("Half"), feature("Skip")},
+		name: "conv",
+		consts: []constRange{{name: "K", min: 1, max: MaxKernelSize}, flag("HasBias"), flag("Gelu"), flag("Partial"), feature("Half"), feature("Skip"),
+			fours("OutFours", 2), fours("PositionFours", 4)},
 		bindings: []string{Read, Read, ReadWrite},
 		optional: map[string]string{"HasBias": Read, "Skip": Read},
 		params: tilingParams + "x_item q0 cin rows stride top slice c_first c_last o_tile0 o_tiles again mask_base period length " +
@@ -124,7 +131,7 @@ var table = []entry{
 	},
 	{
 		name:      "reduce",
-		consts:    []constRange{flag("HasBias"), flag("Gelu")},
+		consts:    []constRange{flag("HasBias"), flag("Gelu"), fours("OutFours", 2), fours("PositionFours", 4)},
 		bindings:  []string{Read, ReadWrite},
 		optional:  map[string]string{"HasBias": Read},
 		params:    tilingParams + "o_tiles slices " + storeParams,
@@ -344,7 +351,7 @@ func Render(name string, consts ...Const) (Kernel, error) {
 	data := map[string]any{"WG": e.workgroup, "Params": paramsBlock(k.Params), "MaxPositions": MaxPositions}
 	for _, want := range e.consts {
 		if want.feature && (len(given) == 0 || given[0].Name != want.name) {
-			data[want.name] = 0
+			data[want.name] = want.absent
 			continue
 		}
 		if len(given) == 0 {
@@ -405,8 +412,10 @@ var templates = template.Must(template.New("").Option("missingkey=error").Funcs(
 	"complexBack":    func(points, n int) string { text, _ := complexBack(points, n); return text },
 	"realBack":       func(points, n int) string { text, _ := realBack(points, n); return text },
 	"lanes":          func() []string { return []string{"x", "y", "z", "w"} },
-	// vecs is how many vec4 hold a row segment for 8 positions and k taps.
-	"vecs": func(k int) int { return (8 + k - 1 + 3) / 4 },
+	// letters name the vec4 of a tile's outputs.
+	"letters": func(n int) []string { return []string{"a", "b"}[:n] },
+	// vecs is how many vec4 hold a row segment for a tile's positions and k taps.
+	"vecs": func(positions, k int) int { return (positions + k - 1 + 3) / 4 },
 	// lane is the i-th value of the segment x0, x1, …
 	"lane": func(i int) string { return fmt.Sprintf("%d.%c", i/4, "xyzw"[i%4]) },
 }).ParseFS(files, "*.wgsl"))

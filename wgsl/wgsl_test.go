@@ -42,6 +42,11 @@ func variants() map[string][][]wgsl.Const {
 	v["repack"] = append(v["repack"], c("Store", wgsl.StoreF16, "Half", 1))
 	v["conv"] = append(v["conv"], c("K", 9, "HasBias", 1, "Gelu", 0, "Partial", 0, "Half", 1), c("K", 1, "HasBias", 0, "Gelu", 0, "Partial", 1, "Half", 1))
 	v["conv"] = append(v["conv"], c("K", 1, "HasBias", 1, "Gelu", 1, "Partial", 0, "Skip", 1), c("K", 1, "HasBias", 0, "Gelu", 0, "Partial", 1, "Half", 1, "Skip", 1))
+	for _, tile := range [][2]int{{1, 2}, {1, 4}, {2, 4}} {
+		v["conv"] = append(v["conv"], c("K", 3, "HasBias", 1, "Gelu", 0, "Partial", 0, "OutFours", tile[0], "PositionFours", tile[1]),
+			c("K", 1, "HasBias", 0, "Gelu", 0, "Partial", 1, "Half", 1, "Skip", 1, "OutFours", tile[0], "PositionFours", tile[1]))
+		v["reduce"] = append(v["reduce"], c("HasBias", 1, "Gelu", 0, "OutFours", tile[0], "PositionFours", tile[1]))
+	}
 	v["layernorm"] = append(v["layernorm"], c("Subgroups", 1))
 	v["rmsnorm"] = append(v["rmsnorm"], c("Subgroups", 1))
 	v["fourierrows"] = [][]wgsl.Const{c("T", 16, "N", 16, "Store", wgsl.StoreF32), c("T", 24, "N", 9, "Store", wgsl.StoreF16), c("T", 32, "N", 11, "Store", wgsl.StoreQ8)}

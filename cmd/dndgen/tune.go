@@ -101,12 +101,8 @@ func (r *tuneResult) print(w io.Writer) {
 	fmt.Fprintf(w, "%-44s %-14s %9s %9s %9s\n", "channels, plane, kernel", "fastest", "direct", "planned", "fastest")
 	for _, c := range r.Results {
 		s := c.Shape
-		way := string(c.Way.Method)
-		if c.Way.Method == graph.Fourier {
-			way = fmt.Sprintf("%s %dx%d", way, c.Way.Rows, c.Way.Columns)
-		}
 		fmt.Fprintf(w, "%-44s %-14s %7.3f s %7.3f s %7.3f s\n", fmt.Sprintf("%d to %d, %d x %d x %d, %d", s.In, s.Out, s.Batch, s.Rows, s.Columns, s.Kernel),
-			way, c.DirectSeconds, c.ModelSeconds, c.Seconds)
+			c.Way, c.DirectSeconds, c.ModelSeconds, c.Seconds)
 		for _, rejected := range c.Rejected {
 			fmt.Fprintf(w, "  not %s\n", rejected)
 		}

@@ -101,10 +101,13 @@ func TestCompile(t *testing.T) {
 	m, raw := manifest(t), read(t, "generator.json")
 	small := graph.DefaultLimits()
 	small.MaxStorageBufferBindingSize, small.MaxBufferSize = 2<<20, 4<<20
+	tuned := graph.DefaultLimits()
+	tuned.Tuning = &graph.Tuning{All: graph.ConvWay{Method: graph.Direct, Tile: graph.Tiles()[1]}}
 	for _, c := range []struct {
 		options guest.CompileOptions
 		want    func() (*graph.Program, error)
 	}{
+		{guest.CompileOptions{Stage: guest.StageDecode, Batch: 1, DType: "F32", Limits: &tuned}, func() (*graph.Program, error) { return generator.CompileDecode(m, tuned, 1, "F32") }},
 		{guest.CompileOptions{Stage: guest.StageGenerate, Batch: 1, DType: "F32"}, func() (*graph.Program, error) { return generator.Compile(m, graph.DefaultLimits(), "F32") }},
 		{guest.CompileOptions{Stage: guest.StageEncode, Batch: 1, DType: "F16"}, func() (*graph.Program, error) { return generator.CompileEncode(m, graph.DefaultLimits(), "F16") }},
 		{guest.CompileOptions{Stage: guest.StageDecode, Batch: 3, DType: "F32", Limits: &small}, func() (*graph.Program, error) { return generator.CompileDecode(m, small, 3, "F32") }},

@@ -6,6 +6,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"slices"
+	"strings"
 
 	"github.com/drag-and-drop-lora/dnd/graph"
 	"github.com/drag-and-drop-lora/dnd/graph/gguf"
@@ -80,7 +81,7 @@ func (c convCase) name() string {
 	for _, f := range []struct {
 		on   bool
 		name string
-	}{{c.bias, " bias"}, {c.gelu, " gelu"}, {c.binding > 0, fmt.Sprintf(" binding%d", c.binding)}, {c.cost > 0, fmt.Sprintf(" cost%d", c.cost)}, {c.features, " features"}, {c.way.Method != "", fmt.Sprintf(" %s %dx%d", c.way.Method, c.way.Rows, c.way.Columns)}} {
+	}{{c.bias, " bias"}, {c.gelu, " gelu"}, {c.binding > 0, fmt.Sprintf(" binding%d", c.binding)}, {c.cost > 0, fmt.Sprintf(" cost%d", c.cost)}, {c.features, " features"}, {c.way.Method != "", " " + c.way.String()}} {
 		if f.on {
 			name += f.name
 		}
@@ -168,6 +169,27 @@ var convCases = []convCase{
 	{shape: [4]int{1, 24, 96, 20}, axis: graph.AxisW, out: 40, k: 9, dtype: "F32", bias: true},
 }
 
+// tileCases are summed directly with each tile: sizes that divide nothing, every axis, rows
+// read in place and gathered, sums in slices and in steps, f16 kept and blocks of 32, and
+// bindings too small.
+var tileCases = []convCase{
+	{shape: [4]int{2, 3, 5, 7}, axis: graph.AxisN, out: 5, k: 3, dtype: "F32", bias: true},
+	{shape: [4]int{2, 3, 5, 23}, axis: graph.AxisH, out: 13, k: 3, dtype: "F16"},
+	{shape: [4]int{2, 19, 5, 7}, axis: graph.AxisW, out: 17, k: 3, dtype: "F32"},
+	{shape: [4]int{1, 13, 6, 27}, axis: graph.AxisH, out: 21, k: 9, dtype: "F16", bias: true, features: true},
+	{shape: [4]int{1, 6, 9, 19}, axis: graph.AxisN, out: 12, k: 1, dtype: "F32", bias: true, gelu: true},
+	{shape: [4]int{1, 48, 1, 40}, axis: graph.AxisN, out: 33, k: 1, dtype: "Q8", bias: true, gelu: true},
+	{shape: [4]int{2, 47, 1, 48}, axis: graph.AxisN, out: 33, k: 1, dtype: "F16", bias: true, features: true},
+	{shape: [4]int{1, 67, 5, 9}, axis: graph.AxisN, out: 10, k: 5, dtype: "F32", bias: true, gelu: true},
+	{shape: [4]int{2, 67, 5, 25}, axis: graph.AxisN, out: 20, k: 5, dtype: "F32", bias: true, cost: 100_000},
+	{shape: [4]int{1, 3, 20, 33}, axis: graph.AxisN, out: 40, k: 3, dtype: "F32", bias: true, cost: 20_000},
+	{shape: [4]int{2, 9, 6, 5}, axis: graph.AxisN, out: 61, k: 3, dtype: "Q8", binding: 4096},
+	{shape: [4]int{6, 16, 4, 8}, axis: graph.AxisW, out: 19, k: 3, dtype: "F32", binding: 4096},
+	{shape: [4]int{6, 16, 4, 8}, axis: graph.AxisH, out: 15, k: 3, dtype: "F16", binding: 4096},
+	{shape: [4]int{1, 90, 1, 61}, axis: graph.AxisW, out: 30, k: 1, dtype: "F32", bias: true, binding: 4096},
+	{shape: [4]int{1, 170, 3, 7}, axis: graph.AxisW, out: 7, k: 5, dtype: "F32", binding: 8192},
+}
+
 func fourier(rows, columns int) graph.ConvWay {
 	return graph.ConvWay{Method: graph.Fourier, Rows: rows, Columns: columns}
 }
@@ -193,7 +215,8 @@ func (c convCase) build() (Case, error) {
 		return Case{}, fmt.Errorf("%s: %w", c.name(), err)
 	}
 	transformed := slices.ContainsFunc(p.Kernels, func(k graph.Kernel) bool { return k.Label == "fourierproduct" })
-	if c.way.Method != "" && transformed != (c.way.Method == graph.Fourier) {
+	tiled := slices.ContainsFunc(p.Kernels, func(k graph.Kernel) bool { return strings.Contains(k.Label, "PositionFours") })
+	if c.way.Method != "" && transformed != (c.way.Method == graph.Fourier) || tiled != (c.way.Tile != graph.Tile{}) {
 		return Case{}, fmt.Errorf("%s: planned the other way", c.name())
 	}
 	channels := c.shape[1+int(c.axis)]
@@ -247,7 +270,14 @@ func convolve(x []float32, shape [4]int, w, bias []float32, c convCase) []float3
 
 func convolutions() ([]Case, error) {
 	var cases []Case
-	for _, c := range convCases {
+	list := convCases
+	for _, tile := range graph.Tiles() {
+		for _, c := range tileCases {
+			c.way = graph.ConvWay{Method: graph.Direct, Tile: tile}
+			list = append(list[:len(list):len(list)], c)
+		}
+	}
+	for _, c := range list {
 		built, err := c.build()
 		if err != nil {
 			return nil, err
