@@ -44,7 +44,8 @@ func (m *Model) NewTrainer(c adamw.Config, size Size) (*Trainer, error) {
 	exec, err := graph.NewExec(m.b.Backend, func(in []*graph.Node) []*graph.Node {
 		k := len(m.names)
 		params, first, second := in[7:7+k], in[7+k:7+2*k], in[7+2*k:]
-		loss := masked(m.network(params, nil, nil, 0).divergence(in[0], in[1], in[2]), in[3])
+		nll, _ := m.Losses(params, nil, nil, 0, in[0], in[1], in[2])
+		loss := masked(nll, in[3])
 		next := adamw.Update(c, params, graph.Gradient(loss, params...), first, second, in[4], in[5], in[6])
 		return slices.Concat([]*graph.Node{loss}, next.Params, next.First, next.Second)
 	})
@@ -72,19 +73,12 @@ func (t *Trainer) Close() {
 	t.exec.Finalize()
 }
 
-// Step makes one step. next says how likely every token is at every place of the examples'
-// answers, (examples, Size.Answers, vocabulary), its rows summing to 1 where an answer has a
-// token: so one example teaches all answers that its prompt may have, not just the one that
-// was drawn. It returns the mean divergence from next in nats a token, whose least is 0.
-func (t *Trainer) Step(examples []Example, next []float32, rate float64) (float64, error) {
+// Step makes one step and returns the mean loss of an answer's token.
+func (t *Trainer) Step(examples []Example, rate float64) (float64, error) {
 	args, err := Inputs(examples, t.size)
 	if err != nil {
 		return 0, err
 	}
-	if want := len(examples) * t.size.Answers * t.m.Config.Vocab; len(next) != want {
-		return 0, fmt.Errorf("lm: %d likelihoods of next tokens, expected %d", len(next), want)
-	}
-	args[2] = tensors.FromFlatDataAndDimensions(next, len(examples)*t.size.Answers, t.m.Config.Vocab)
 	t.steps++
 	args = append(args, float32(rate), float32(1-math.Pow(t.c.Beta1, float64(t.steps))), float32(1-math.Pow(t.c.Beta2, float64(t.steps))))
 	for _, list := range [][]*tensors.Tensor{t.m.weights, t.first, t.second} {
@@ -100,17 +94,6 @@ func (t *Trainer) Step(examples []Example, next []float32, rate float64) (float6
 	free(t.m.weights, t.first, t.second)
 	t.m.weights, t.first, t.second = out[1:1+k], out[1+k:1+2*k], out[1+2*k:]
 	return finiteLoss(out[0], t.steps)
-}
-
-// divergence is, for each of the positions (B,P) of ids, by how many nats the model's
-// distribution of the next token exceeds next (B·P,vocabulary): (B·P).
-func (n *network) divergence(ids, positions, next *graph.Node) *graph.Node {
-	h := pick(n.hidden(ids), positions, ids.Shape().Dimensions[1])
-	logits := n.matrix(h, n.head())
-	peak := graph.StopGradient(graph.ReduceAndKeep(logits, graph.ReduceMax, -1))
-	total := graph.Add(graph.Log(graph.ReduceSum(graph.Exp(graph.Sub(logits, peak)), -1)), graph.Reshape(peak, next.Shape().Dimensions[0]))
-	entropy := graph.ReduceSum(graph.Mul(next, graph.Log(graph.MaxScalar(next, 1e-30))), -1)
-	return graph.Add(graph.Sub(total, graph.ReduceSum(graph.Mul(logits, next), -1)), entropy)
 }
 
 // finiteLoss reads a loss and frees it.
