@@ -23,7 +23,7 @@ func NewRidge(features [][]float64, strength float64) (*Ridge, error) {
 		return nil, errors.New("linear: no training task")
 	}
 	n := len(features)
-	r := &Ridge{mean: mean(features), factor: make([][]float64, n)}
+	r := &Ridge{mean: Mean(features), factor: make([][]float64, n)}
 	norm := 0.0
 	for _, v := range features {
 		d := minus(v, r.mean)
@@ -87,7 +87,7 @@ func (r *Ridge) Shares(features []float64) []float64 {
 
 // Nearest is the row with the largest cosine to v, all seen from the rows' mean.
 func Nearest(rows [][]float64, v []float64) int {
-	m := mean(rows)
+	m := Mean(rows)
 	v = minus(v, m)
 	best, at := math.Inf(-1), 0
 	for i, row := range rows {
@@ -99,7 +99,8 @@ func Nearest(rows [][]float64, v []float64) int {
 	return at
 }
 
-func mean(rows [][]float64) []float64 {
+// Mean is the mean of rows of equal length.
+func Mean(rows [][]float64) []float64 {
 	m := make([]float64, len(rows[0]))
 	for _, row := range rows {
 		for i, v := range row {

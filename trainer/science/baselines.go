@@ -32,17 +32,6 @@ func unflatten(v []float64, like *lora.Adapter) *lora.Adapter {
 	return a
 }
 
-// meanOf is the mean of rows of equal length.
-func meanOf(rows [][]float64) []float64 {
-	mean := make([]float64, len(rows[0]))
-	for _, row := range rows {
-		for i, v := range row {
-			mean[i] += v / float64(len(rows))
-		}
-	}
-	return mean
-}
-
 // ridge is linear regression from features to weights.
 type ridge struct {
 	*linear.Ridge

@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"testing"
 
+	"github.com/drag-and-drop-lora/dnd/trainer/linear"
 	"github.com/drag-and-drop-lora/dnd/trainer/stats"
 )
 
@@ -34,8 +35,8 @@ func TestRidge(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := r.predict(v); math.Abs(got[0]-meanOf(y)[0]) > 1e-6 {
-		t.Errorf("a strong ridge gives %v, want the mean %v", got[0], meanOf(y)[0])
+	if got := r.predict(v); math.Abs(got[0]-linear.Mean(y)[0]) > 1e-6 {
+		t.Errorf("a strong ridge gives %v, want the mean %v", got[0], linear.Mean(y)[0])
 	}
 }
 

@@ -184,7 +184,7 @@ func newKnown(x *material) *known {
 		for _, adapters := range x.loras.checkpoints {
 			rows = append(rows, flatten(adapters[i]))
 		}
-		l.weights = append(l.weights, meanOf(rows))
+		l.weights = append(l.weights, linear.Mean(rows))
 		l.pooled = append(l.pooled, x.conditions.pooled(slices.Concat(x.conditions.seen[t]...)))
 		l.attributes = append(l.attributes, attributesOf(t))
 	}
@@ -243,7 +243,7 @@ func (l *known) additive(list []Task) ([]*lora.Adapter, error) {
 // explained is the share of the own-task LoRAs' variance around the mean training LoRA
 // that a prediction explains.
 func (l *known) explained(predicted, own []*lora.Adapter) float64 {
-	mean := meanOf(l.weights)
+	mean := linear.Mean(l.weights)
 	left, total := 0.0, 0.0
 	for i := range own {
 		d := floats.Distance(flatten(own[i]), flatten(predicted[i]), 2)
@@ -272,7 +272,7 @@ func (k *contest) rivals(ctx context.Context, l *known, r *ridge, joint *lora.Ad
 	for _, x := range []struct {
 		method   string
 		adapters []*lora.Adapter
-	}{{MethodBase, nil}, {MethodAverage, repeat(unflatten(meanOf(l.weights), l.like), n)}, {MethodAdditive, additive},
+	}{{MethodBase, nil}, {MethodAverage, repeat(unflatten(linear.Mean(l.weights), l.like), n)}, {MethodAdditive, additive},
 		{MethodJoint, repeat(joint, n)}, {MethodOwn, k.own}} {
 		if err := add(x.method, x.adapters); err != nil {
 			return nil, err
