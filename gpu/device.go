@@ -62,7 +62,8 @@ type Options struct {
 	// MemoryBudget bounds the bytes that a run may hold at a time, in buffers and in copies
 	// that are on their way to and from the device. 0 is no bound but the device's.
 	MemoryBudget int64
-	// Profile measures the parts of each run, Result.Parts, by waiting after each.
+	// Profile measures the parts of each run, Result.Parts: by the device's timestamps, or,
+	// where it has none, by waiting after each.
 	Profile bool
 }
 
@@ -134,6 +135,7 @@ type Device struct {
 	adapter   *wgpu.Adapter
 	device    *wgpu.Device // nil until the first Program, and after a loss
 	queue     *wgpu.Queue
+	stamps    *timestamps // only for Profile
 	granted   graph.Limits
 	pipelines map[string]*pipeline
 }
@@ -217,6 +219,8 @@ func (d *Device) drop() {
 		p.release()
 	}
 	d.pipelines = nil
+	d.stamps.release()
+	d.stamps = nil
 	if d.queue != nil {
 		d.queue.Release()
 		d.queue = nil
@@ -229,7 +233,7 @@ func (d *Device) drop() {
 
 // abandon forgets a lost device and all that was made on it. Giving it back would wait
 // for it, and the library ends the process when that wait fails.
-func (d *Device) abandon() { d.pipelines, d.queue, d.device = nil, nil, nil }
+func (d *Device) abandon() { d.pipelines, d.stamps, d.queue, d.device = nil, nil, nil, nil }
 
 // ensure has a device whose limits cover need.
 func (d *Device) ensure(need graph.Limits) error {
@@ -274,13 +278,20 @@ func (d *Device) ensure(need graph.Limits) error {
 	limits.MaxComputeWorkgroupSizeX = min(uint32(ask[4]), offered.MaxComputeWorkgroupSizeX)
 	limits.MaxComputeWorkgroupSizeY = min(uint32(ask[4]), offered.MaxComputeWorkgroupSizeY)
 	limits.MaxComputeWorkgroupStorageSize = uint32(ask[5])
-	device, err := d.adapter.RequestDevice(&wgpu.DeviceDescriptor{Label: "dnd", RequiredLimits: &wgpu.RequiredLimits{Limits: limits}})
+	descriptor := wgpu.DeviceDescriptor{Label: "dnd", RequiredLimits: &wgpu.RequiredLimits{Limits: limits}}
+	if d.options.Profile && d.adapter.HasFeature(wgpu.FeatureNameTimestampQuery) {
+		descriptor.RequiredFeatures = []wgpu.FeatureName{wgpu.FeatureNameTimestampQuery}
+	}
+	device, err := d.adapter.RequestDevice(&descriptor)
 	if err != nil {
 		return fmt.Errorf("gpu: open %s: %w", d.info.Name, err)
 	}
 	d.device, d.queue, d.pipelines = device, device.GetQueue(), map[string]*pipeline{}
 	d.granted = graph.Limits{MaxBufferSize: ask[0], MaxStorageBufferBindingSize: ask[1], MaxStorageBuffersPerShaderStage: int(ask[2]),
 		MaxComputeWorkgroupsPerDimension: int(ask[3]), MaxComputeInvocationsPerWorkgroup: int(ask[4]), MaxComputeWorkgroupStorageSize: int(ask[5])}
+	if d.options.Profile {
+		d.stamps = newTimestamps(d)
+	}
 	return nil
 }
 

@@ -16,6 +16,8 @@ extern void wgpuDevicePushErrorScope(void *device, int filter);
 extern void wgpuDevicePopErrorScope(void *device, dnd_error_cb callback, void *userdata);
 extern void wgpuBufferMapAsync(void *buffer, uint32_t mode, size_t offset, size_t size, dnd_status_cb callback, void *userdata);
 extern void wgpuQueueOnSubmittedWorkDone(void *queue, dnd_status_cb callback, void *userdata);
+extern void *wgpuCommandEncoderBeginComputePass(void *encoder, void const *descriptor);
+extern void wgpuDeviceReference(void *device);
 
 typedef struct { int type; char text[2048]; } dnd_error;
 typedef struct { volatile int done; volatile int status; } dnd_flag;
@@ -64,10 +66,19 @@ static dnd_flag *dnd_work_done(void *queue) {
 	wgpuQueueOnSubmittedWorkDone(queue, dnd_store_status, f);
 	return f;
 }
+// The binding knows no timestamps of passes.
+static void *dnd_timed_pass(void *encoder, void *device, void *set, uint32_t first) {
+	struct { void *set; uint32_t begin, end; } writes = { set, first, first + 1 };
+	struct { void const *next; char const *label; void const *writes; } descriptor = { 0, 0, &writes };
+	void *pass = wgpuCommandEncoderBeginComputePass(encoder, &descriptor);
+	if (pass) wgpuDeviceReference(device); // the binding's Release gives it back
+	return pass;
+}
 */
 import "C"
 
 import (
+	"errors"
 	"os"
 	"strings"
 	"unsafe"
@@ -75,11 +86,11 @@ import (
 	"github.com/cogentcore/webgpu/wgpu"
 )
 
-// The binding's types hold their C handle in a private field: first in Device, second,
-// behind the device's, in Buffer and Queue.
+// The binding's types hold their C handle in a private field: first in Device and QuerySet,
+// second, behind the device's, in Buffer, Queue and the encoders.
 func deviceHandle(d *wgpu.Device) unsafe.Pointer { return *(*unsafe.Pointer)(unsafe.Pointer(d)) }
 
-func secondHandle[T wgpu.Buffer | wgpu.Queue](v *T) unsafe.Pointer {
+func secondHandle[T wgpu.Buffer | wgpu.Queue | wgpu.CommandEncoder](v *T) unsafe.Pointer {
 	return (*[2]unsafe.Pointer)(unsafe.Pointer(v))[1]
 }
 
@@ -146,4 +157,15 @@ func workDone(q *wgpu.Queue) flag { return flag{C.dnd_work_done(secondHandle(q))
 
 func mapForReading(b *wgpu.Buffer, size int64) flag {
 	return flag{C.dnd_map(secondHandle(b), C.size_t(size))}
+}
+
+// timedPass begins a compute pass that writes its begin to query first of the set, and its
+// end to the next.
+func timedPass(d *wgpu.Device, encoder *wgpu.CommandEncoder, set *wgpu.QuerySet, first uint32) (*wgpu.ComputePassEncoder, error) {
+	device := deviceHandle(d)
+	pass := C.dnd_timed_pass(secondHandle(encoder), device, *(*unsafe.Pointer)(unsafe.Pointer(set)), C.uint32_t(first))
+	if pass == nil {
+		return nil, errors.New("no compute pass could be begun")
+	}
+	return (*wgpu.ComputePassEncoder)(unsafe.Pointer(&[2]unsafe.Pointer{device, pass})), nil
 }

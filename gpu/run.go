@@ -38,6 +38,9 @@ type run struct {
 	done, total int64
 	stages      []graph.StageTime
 	parts       []graph.PartTime
+	part        int         // that the next dispatch belongs to
+	stamps      *timestamps // nil where parts are timed by waiting for each, or not at all
+	timed       func(part int, begin, end uint64)
 }
 
 // execute runs the dispatches of these indices and hands back these reads.
@@ -77,19 +80,30 @@ func (r *run) execute(todo []int, reads []graph.Read) (*graph.Result, error) {
 	}
 	started := time.Now()
 	part := started
+	r.part = 0
 	if r.d.options.Profile {
-		r.parts = p.Parts(todo)
+		r.parts, r.stamps = p.Parts(todo), r.d.stamps
 	}
-	measured := 0
+	r.timed = func(part int, begin, end uint64) {
+		if end > begin {
+			r.parts[part].Duration += time.Duration(float64(end-begin) * r.stamps.tick)
+		}
+	}
 	var before *graph.Dispatch
 	for _, i := range todo {
 		d := &p.Dispatches[i]
 		if r.d.options.Profile && before != nil && d.Label != before.Label {
-			if err := r.drain(); err != nil {
-				return nil, err
+			if r.stamps != nil {
+				if err := guard(r.d.device, "end of pass", r.endPass); err != nil {
+					return nil, err
+				}
+			} else {
+				if err := r.drain(); err != nil {
+					return nil, err
+				}
+				part = r.clockPart(part)
 			}
-			part = r.clockPart(measured, part)
-			measured++
+			r.part++
 		}
 		if before != nil && d.Stage != before.Stage {
 			if err := r.drain(); err != nil {
@@ -107,7 +121,7 @@ func (r *run) execute(todo []int, reads []graph.Read) (*graph.Result, error) {
 				r.retire(b.Buffer)
 			}
 		}
-		if r.open.load >= r.budget {
+		if r.open.load >= r.budget || len(r.open.timed) == timedPasses {
 			if err := r.submit(); err != nil {
 				return nil, err
 			}
@@ -123,11 +137,11 @@ func (r *run) execute(todo []int, reads []graph.Read) (*graph.Result, error) {
 	}
 	if before != nil {
 		r.clock(before.Stage, started)
-		if r.d.options.Profile {
-			r.clockPart(measured, part)
+		if r.d.options.Profile && r.stamps == nil {
+			r.clockPart(part)
 		}
 	}
-	result := &graph.Result{Stages: r.stages, Parts: r.parts}
+	result := &graph.Result{Stages: r.stages, Parts: r.parts, Timestamps: r.stamps != nil}
 	for _, read := range reads {
 		data, err := r.read(&read)
 		if err != nil {
@@ -152,10 +166,10 @@ func (r *run) clock(stage string, started time.Time) time.Time {
 	return now
 }
 
-// clockPart records that part i took the time since started, and starts the next.
-func (r *run) clockPart(i int, started time.Time) time.Time {
+// clockPart records that the part took the time since started, and starts the next.
+func (r *run) clockPart(started time.Time) time.Time {
 	now := time.Now()
-	r.parts[i].Duration = now.Sub(started)
+	r.parts[r.part].Duration = now.Sub(started)
 	return now
 }
 
@@ -179,7 +193,11 @@ func (r *run) dispatch(d *graph.Dispatch, pl *pipeline) error {
 			if r.encoder, err = r.d.device.CreateCommandEncoder(nil); err != nil {
 				return err
 			}
-			r.pass = r.encoder.BeginComputePass(nil)
+		}
+		if r.pass == nil {
+			if err := r.beginPass(); err != nil {
+				return err
+			}
 		}
 		r.pass.SetPipeline(pl.pipeline)
 		r.pass.SetBindGroup(0, group, nil)
@@ -189,6 +207,16 @@ func (r *run) dispatch(d *graph.Dispatch, pl *pipeline) error {
 		r.open.stage = d.Stage
 		return nil
 	})
+}
+
+func (r *run) beginPass() (err error) {
+	if r.stamps == nil {
+		r.pass = r.encoder.BeginComputePass(nil)
+		return nil
+	}
+	r.pass, err = timedPass(r.d.device, r.encoder, r.stamps.set, uint32(2*len(r.open.timed)))
+	r.open.timed = append(r.open.timed, r.part)
+	return err
 }
 
 // release gives everything back, also in the middle of a run. Flags of submits that are

@@ -34,6 +34,7 @@ type submit struct {
 	load    int64  // the same with at least launchCost for each dispatch
 	stage   string // of the last dispatch
 	groups  []*wgpu.BindGroup
+	timed   []int // parts of the passes that are timed
 	dead    []int // buffers that no later dispatch needs
 	staged  int64 // bytes of the writes before it
 }
@@ -50,9 +51,10 @@ func (r *run) submit() error {
 			r.d.queue.Submit()
 			return nil
 		}
-		err := r.pass.End()
-		r.pass.Release()
-		r.pass = nil
+		err := r.endPass()
+		if err == nil && len(r.open.timed) > 0 {
+			err = r.stamps.resolve(r.encoder, len(r.open.timed))
+		}
 		if err != nil {
 			return err
 		}
@@ -77,13 +79,28 @@ func (r *run) submit() error {
 	for _, s := range r.flying {
 		under += s.load
 	}
-	for len(r.flying) > 1 && (under > r.budget || len(r.flying) > mostFlying) {
+	most := mostFlying
+	if r.stamps != nil {
+		most = 0
+	}
+	for len(r.flying) > most || len(r.flying) > 1 && under > r.budget {
 		under -= r.flying[0].load
 		if err := r.land(); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// endPass ends the open pass, if there is one.
+func (r *run) endPass() error {
+	if r.pass == nil {
+		return nil
+	}
+	err := r.pass.End()
+	r.pass.Release()
+	r.pass = nil
+	return err
 }
 
 // busy says whether anything is under way or waits to be submitted.
@@ -136,6 +153,15 @@ func (r *run) land() error {
 	r.staged -= s.staged
 	if !ok {
 		return &DeviceLostError{What: "submit", Message: "the queue did not complete its work"}
+	}
+	if len(s.timed) > 0 {
+		ticks, err := r.stamps.read(r, len(s.timed))
+		if err != nil {
+			return err
+		}
+		for i, part := range s.timed {
+			r.timed(part, ticks[2*i], ticks[2*i+1])
+		}
 	}
 	now := time.Now()
 	if took := now.Sub(later(s.started, r.finished)); s.load > 0 && took > 0 {

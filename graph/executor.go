@@ -25,8 +25,10 @@ type Result struct {
 	// dispatch, uploads included.
 	Stages []StageTime
 	// Parts are the times of the dispatches by Label, in order, for an executor that was
-	// asked to measure them. It waits for the device after each then, which takes time.
-	Parts []PartTime
+	// asked to measure them. Timestamps says that they are by the device's own clock, of its
+	// work alone; else it waits for the device after each, which takes time.
+	Parts      []PartTime
+	Timestamps bool
 	// PeakBytes is the most GPU memory that was allocated at a time, copies on their way to
 	// and from it included.
 	PeakBytes int64

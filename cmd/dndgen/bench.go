@@ -43,7 +43,7 @@ func bench(flags *pflag.FlagSet) cli.Run {
 	flags.Float64SliceVar(&o.roof, "roof", nil, "also say what a device of these rates would take at best, as FLOP/s,bytes/s: a model of the counted work")
 	flags.StringVar(&o.convolution, "convolution", convolutionAuto, "how a WebGPU device convolves: auto (as planned), tuned (as dndgen tune found), direct or fourier")
 	cli.Values(flags, "convolution", convolutionAuto, convolutionTuned, string(graph.Direct), string(graph.Fourier))
-	flags.BoolVar(&o.Profile, "kernels", false, "time every kernel, which makes a WebGPU device slower")
+	flags.BoolVar(&o.Profile, "kernels", false, "time every kernel: by the device's timestamps where it has them; by waiting for each elsewhere on WebGPU, which makes it slower")
 	flags.StringVar(&o.plot, "plot", "", "PNG file: every kernel under the device's roofline, or the curves of --sweep")
 	flags.StringVar(&o.sweep, "sweep", "", "measure time and memory against one of "+strings.Join(sweeps(), ", ")+", or all, of a small decoder, and fit curves")
 	cli.Values(flags, "sweep", append(sweeps(), "all")...)
@@ -190,6 +190,7 @@ func (o *benchOptions) measure(ctx context.Context, e *cli.Env) (*benchResult, e
 	}
 	r.PeakBytes, r.DeviceBytes = peakBytes(), measured.PeakBytes()
 	r.UploadedBytes, r.HiddenBytes = measured.Uploads()
+	r.Timestamps = measured.Timestamps()
 	peaks, err := measured.Probe(ctx)
 	if err != nil {
 		return nil, err

@@ -47,6 +47,8 @@ type benchResult struct {
 	HiddenBytes   int64       `json:"hidden_bytes,omitempty"`
 	Probe         *benchProbe `json:"probe,omitempty"`
 	Kernels       []benchPart `json:"kernels,omitempty"`
+	// Timestamps says that Kernels are timed by the device's own clock, of its work alone.
+	Timestamps bool `json:"timestamps,omitempty"`
 	// Roof is the model of --roof.
 	Roof *benchRoof `json:"roof,omitempty"`
 	// Earlier is this result over that of --compare, by key.
@@ -101,6 +103,9 @@ func (r *benchResult) print(w io.Writer) {
 	fmt.Fprintf(w, "%-10s  %.1f GMAC of direct summation, %.1f done\n", "work", float64(r.DecodeMACs)/1e9, float64(r.DecodeWorkMACs)/1e9)
 	if r.DeviceNeed > 0 {
 		fmt.Fprintf(w, "%-10s  %s of the device's at least, for %s of weights\n", "decoding", size(r.DeviceNeed), size(r.WeightBytes))
+	}
+	if r.Timestamps {
+		fmt.Fprintf(w, "%-10s  timed by the device's timestamps: its work alone, without uploads and waits\n", "kernels")
 	}
 	for _, k := range r.Kernels {
 		fmt.Fprintf(w, "%-7s %-48s %-17s %9.2f GMAC %9.2f MB", k.Stage, k.Name, k.Way, float64(k.MACs)/1e9, float64(k.Bytes)/1e6)

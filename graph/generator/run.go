@@ -32,6 +32,7 @@ type ExecutorRunner struct {
 	peak         int64
 	uploaded     int64
 	hidden       int64
+	timestamps   bool
 	trace        func(graph.PartTime)
 	note         func(string)
 	kept         *keptPrograms
@@ -66,6 +67,9 @@ func (r *ExecutorRunner) PeakBytes() int64 { return r.peak }
 // Uploads are the bytes that runs have brought to the device so far, and those of them that
 // came while it worked.
 func (r *ExecutorRunner) Uploads() (bytes, hidden int64) { return r.uploaded, r.hidden }
+
+// Timestamps says whether the parts of the last run were timed by the device's own clock.
+func (r *ExecutorRunner) Timestamps() bool { return r.timestamps }
 
 // Trace calls f with the parts of every run after it, if the executor measures them.
 func (r *ExecutorRunner) Trace(f func(graph.PartTime)) { r.trace = f }
@@ -120,6 +124,7 @@ func (r *ExecutorRunner) once(ctx context.Context, p *Package, program *graph.Pr
 func (r *ExecutorRunner) values(result *graph.Result) []float32 {
 	r.peak = max(r.peak, result.PeakBytes)
 	r.uploaded, r.hidden = r.uploaded+result.UploadedBytes, r.hidden+result.HiddenBytes
+	r.timestamps = result.Timestamps
 	if r.trace != nil {
 		for _, part := range result.Parts {
 			r.trace(part)

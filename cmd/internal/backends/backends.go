@@ -55,6 +55,9 @@ type Measured interface {
 	// Uploads are the bytes that were brought to the device so far, and those of them that
 	// were while it worked; 0 where memory is the host's.
 	Uploads() (bytes, hidden int64)
+	// Timestamps says whether the parts of the last run were timed by the device's own clock:
+	// its work alone, without uploads and waits.
+	Timestamps() bool
 	// PeakBytes is the most device memory of a run so far, 0 where it is the host's.
 	PeakBytes() int64
 }
@@ -165,6 +168,8 @@ func (g *gomlx) Count(p *generator.Package, batch int) (graph.Count, error) {
 
 // Uploads implements Measured.
 func (g *gomlx) Uploads() (bytes, hidden int64) { return 0, 0 }
+
+func (g *gomlx) Timestamps() bool { return false }
 
 // PeakBytes implements Measured.
 func (g *gomlx) PeakBytes() int64 { return 0 }
