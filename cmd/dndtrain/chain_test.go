@@ -256,6 +256,7 @@ func TestBadTraining(t *testing.T) {
 		{"fit with several problems", 1, []string{"config.json", "ayes", "noes", "prompts.json"}, []string{"fit", "--data", data, "--sets", "ayes,noes", "--layout", layout, "--encoder", empty}},
 		{"fit with no encoder there", 1, []string{empty}, []string{"fit", "--data", data, "--layout", layout, "--encoder", empty}},
 		{"collect on too many devices", 2, []string{"--devices"}, []string{"collect", "--base", base, "--data", data, "--devices", "999"}},
+		{"collect without base and with bad sets", 1, []string{"maybes", "nowhere.gguf"}, []string{"collect", "--base", "nowhere.gguf", "--data", data, "--sets", "maybes"}},
 		{"collect several bad sets", 1, []string{"maybes", "nevers"}, []string{"collect", "--base", base, "--data", data, "--sets", "maybes,ayes,nevers"}},
 		{"eval of nothing", 2, []string{"--records", "--grid"}, []string{"eval", "--base", base, "--generator", empty}},
 		{"eval of a grid without data", 2, []string{"--data"}, []string{"eval", "--base", base, "--generator", empty, "--grid", write(t, "grid.json", "{}")}},

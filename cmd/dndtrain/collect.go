@@ -58,18 +58,19 @@ func collectCheckpoints(flags *pflag.FlagSet) cli.Run {
 		if err != nil {
 			return err
 		}
-		list, err := readSets(*data, names)
-		if err != nil {
-			return err
-		}
-		if *joint != "" {
-			list = []*collect.DataSet{collect.Join(*joint, list)}
-		}
 		b, err := openBackend(e, *name)
 		if err != nil {
 			return err
 		}
 		defer b.Finalize()
+		// What is wrong with one is no reason to keep quiet about the other.
+		list, err := readSets(*data, names)
+		if err := errors.Join(err, lm.Check(*base, b)); err != nil {
+			return err
+		}
+		if *joint != "" {
+			list = []*collect.DataSet{collect.Join(*joint, list)}
+		}
 		models, err := loadModels(*base, *model, c.DType, *devices, b)
 		if err != nil {
 			return err

@@ -55,19 +55,19 @@ func evaluate(flags *pflag.FlagSet) cli.Run {
 		if *gridFile == "" && (*data != "" || *collected != "" || *joint != "" || *cost != "") {
 			return cli.Usagef("--data, --collected, --joint and --cost go with --grid")
 		}
-		in, err := evalInputs(*files, *gridFile, *data, *collected, *joint)
+		b, err := openBackend(e, *name)
 		if err != nil {
+			return err
+		}
+		defer b.Finalize()
+		in, err := evalInputs(*files, *gridFile, *data, *collected, *joint)
+		if err := errors.Join(err, lm.Check(*base, b)); err != nil {
 			return err
 		}
 		if in.Package, err = generators.Open(ctx, e, *dir, keys); err != nil {
 			return err
 		}
 		defer in.Package.Close()
-		b, err := openBackend(e, *name)
-		if err != nil {
-			return err
-		}
-		defer b.Finalize()
 		if in.Model, err = lm.LoadWith(*base, lm.Options{DType: *dtype}, b); err != nil {
 			return err
 		}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"io"
 
 	"github.com/spf13/pflag"
@@ -26,19 +27,21 @@ func runExperiment(flags *pflag.FlagSet) cli.Run {
 		if err := cli.Required(flags, "plan", "base", "encoder", "out"); err != nil {
 			return err
 		}
-		p, err := experiment.Read(*plan)
+		b, err := openBackend(e, *name)
 		if err != nil {
 			return err
 		}
-		r := experiment.Resources{EncoderDir: *encoderDir}
-		if r.Encoder, err = fit.OpenEncoder(*encoderDir); err != nil {
+		defer b.Finalize()
+		// What is wrong with one is no reason to keep quiet about the others.
+		p, errPlan := experiment.Read(*plan)
+		text, errText := fit.OpenEncoder(*encoderDir)
+		if errText == nil {
+			defer text.Weights.Close()
+		}
+		if err := errors.Join(errPlan, errText, lm.Check(*base, b)); err != nil {
 			return err
 		}
-		defer r.Encoder.Weights.Close()
-		if r.Backend, err = openBackend(e, *name); err != nil {
-			return err
-		}
-		defer r.Backend.Finalize()
+		r := experiment.Resources{Encoder: text, EncoderDir: *encoderDir, Backend: b}
 		if r.Models, err = loadModels(*base, p.Model, p.Collect.DType, *devices, r.Backend); err != nil {
 			return err
 		}

@@ -69,20 +69,20 @@ func fitGenerator(flags *pflag.FlagSet) cli.Run {
 		if err := c.Validate(); err != nil {
 			return cli.Usagef("%w", err)
 		}
+		b, err := openBackend(e, *name)
+		if err != nil {
+			return err
+		}
+		defer b.Finalize()
 		// What is wrong with one is no reason to keep quiet about the other.
 		text, errText := fit.OpenEncoder(*encoderDir)
 		if errText == nil {
 			defer text.Weights.Close()
 		}
 		d, errData := fit.OpenData(*data, *sets, *field, c.Tiling)
-		if err := errors.Join(errText, errData, fit.CheckFolder(*out, &c)); err != nil {
+		if err := errors.Join(errText, errData, fit.CheckFolder(*out, &c), task.check(b)); err != nil {
 			return err
 		}
-		b, err := openBackend(e, *name)
-		if err != nil {
-			return err
-		}
-		defer b.Finalize()
 
 		onAnswers, err := task.load(e, d.Sets, b)
 		if err != nil {

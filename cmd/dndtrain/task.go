@@ -71,6 +71,14 @@ func (o *taskFlags) required() error {
 	return nil
 }
 
+// check is what load would refuse of the base.
+func (o *taskFlags) check(b backend.Backend) error {
+	if o.loss == fit.LossWeights {
+		return nil
+	}
+	return lm.Check(o.base, b)
+}
+
 // load reads the base model and the data sets' records; nil with the loss on weights.
 func (o *taskFlags) load(e *cli.Env, sets []fit.DataSet, b backend.Backend) (t *fit.Task, err error) {
 	if o.loss == fit.LossWeights {

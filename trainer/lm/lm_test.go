@@ -226,6 +226,12 @@ func TestBadModels(t *testing.T) {
 		"blocks": func(dir string) error {
 			return edit(dir, "config.json", `"num_hidden_layers":2`, `"num_hidden_layers":1000000`)
 		},
+		"missing": func(dir string) error {
+			return edit(dir, "config.json", `"num_hidden_layers":2`, `"num_hidden_layers":4`)
+		},
+		"too large": func(dir string) error {
+			return edit(dir, "config.json", `"vocab_size":258`, `"vocab_size":2000000000`)
+		},
 	} {
 		dir := tiny(t)
 		if err := damage(dir); err != nil {
@@ -234,6 +240,13 @@ func TestBadModels(t *testing.T) {
 		if _, err := lm.Load(dir, b); err == nil || strings.Contains(err.Error(), "\n") {
 			t.Errorf("%s: got %v, want a one-line error", name, err)
 		}
+		// The shape is seen only when a tensor is read; only Linux tells its free memory.
+		if err := lm.Check(dir, b); (err == nil) != (name == "shape" || name == "too large" && runtime.GOOS != "linux") {
+			t.Errorf("%s: Check says %v", name, err)
+		}
+	}
+	if err := lm.Check(tiny(t), b); err != nil {
+		t.Error(err)
 	}
 }
 

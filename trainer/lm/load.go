@@ -1,6 +1,7 @@
 package lm
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -9,7 +10,9 @@ import (
 	"github.com/drag-and-drop-lora/dnd/graph/gguf"
 	"github.com/drag-and-drop-lora/dnd/graph/llama"
 	"github.com/drag-and-drop-lora/dnd/graph/safetensors"
+	"github.com/drag-and-drop-lora/dnd/trainer/backend"
 	"github.com/drag-and-drop-lora/dnd/trainer/dequant"
+	"github.com/drag-and-drop-lora/dnd/trainer/memory"
 )
 
 // source delivers float32 tensors by their Hugging Face names.
@@ -18,34 +21,91 @@ type source interface {
 	read(name string) ([]float32, error)
 }
 
-// load reads a model from a Hugging Face folder or a GGUF file.
-func load(path string) (*Config, *llama.Tokenizer, map[string][]float32, error) {
+// files is an opened model, of which no weight is read yet.
+type files struct {
+	config    *Config
+	tokenizer *llama.Tokenizer
+	source    source
+	list      []weight
+	close     func()
+}
+
+// open opens a Hugging Face folder or a GGUF file, and holds it to its own configuration
+// and to the machine's memory, in which there will be so many copies of its weights.
+func open(path string, copies int) (*files, error) {
 	dir, err := isDir(path)
 	if err != nil {
-		return nil, nil, nil, err
+		return nil, err
 	}
-	var c *Config
-	var t *llama.Tokenizer
-	var s source
+	f := &files{close: func() {}}
 	if dir {
-		var closeAll func()
-		c, t, s, closeAll, err = openFolder(path)
-		if closeAll != nil {
-			defer closeAll()
-		}
+		f.config, f.tokenizer, f.source, f.close, err = openFolder(path)
 	} else {
-		var f *ggufSource
-		c, t, f, err = openGGUF(path)
-		if f != nil {
-			defer f.close()
+		var g *ggufSource
+		if f.config, f.tokenizer, g, err = openGGUF(path); err == nil {
+			f.source, f.close = g, g.close
 		}
-		s = f
 	}
+	if err != nil {
+		return nil, err
+	}
+	f.list = weightList(f.config, !f.source.has(headName))
+	var all []error
+	var missing []string
+	values := int64(0)
+	for _, w := range f.list {
+		n := int64(1)
+		for _, d := range w.shape {
+			n *= int64(d)
+		}
+		values += n
+		if !f.source.has(w.name) {
+			missing = append(missing, w.name)
+		}
+	}
+	if n := len(missing); n > 0 {
+		all = append(all, fmt.Errorf("%s: %d of %d tensors are missing, the first is %s", path, n, len(f.list), missing[0]))
+	}
+	if err := memory.Check(4 * values * int64(copies)); err != nil {
+		all = append(all, fmt.Errorf("%s: %w for its %.3g parameters in float32: take a smaller base, or end other programs", path, err, float64(values)))
+	}
+	if err := errors.Join(all...); err != nil {
+		f.close()
+		return nil, err
+	}
+	return f, nil
+}
+
+// Check says what Load would refuse of a base without reading its weights: whether its files
+// are whole and of an architecture that is known, and its weights fit into memory.
+func Check(path string, b backend.Backend) error {
+	f, err := open(path, copies(b))
+	if err != nil {
+		return fmt.Errorf("lm: %w", err)
+	}
+	f.close()
+	return nil
+}
+
+// copies are how often the weights lie in the machine's memory while they are loaded: as
+// read, and on the backend's device where that is the processor.
+func copies(b backend.Backend) int {
+	if b.GPU {
+		return 1
+	}
+	return 2
+}
+
+// load reads a model from a Hugging Face folder or a GGUF file.
+func load(path string, b backend.Backend) (*Config, *llama.Tokenizer, map[string][]float32, error) {
+	f, err := open(path, copies(b))
 	if err != nil {
 		return nil, nil, nil, err
 	}
+	defer f.close()
+	c, t, s := f.config, f.tokenizer, f.source
 	weights := map[string][]float32{}
-	for _, w := range weightList(c, !s.has(headName)) {
+	for _, w := range f.list {
 		v, err := s.read(w.name)
 		if err != nil {
 			return nil, nil, nil, fmt.Errorf("%s: %w", path, err)

@@ -60,7 +60,7 @@ func LoadWith(path string, o Options, b backend.Backend) (*Model, error) {
 	if n := b.NumDevices(); o.Device < 0 || o.Device >= n {
 		return nil, fmt.Errorf("lm: device %d, but backend %s has %d, counted from 0", o.Device, b.Name, n)
 	}
-	c, t, weights, err := load(path)
+	c, t, weights, err := load(path, b)
 	if err != nil {
 		return nil, fmt.Errorf("lm: %w", err)
 	}

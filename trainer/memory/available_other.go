@@ -1,0 +1,5 @@
+//go:build !linux
+
+package memory
+
+func available() (bytes int64, ok bool) { return 0, false }
