@@ -70,30 +70,31 @@ func (e *evaluation) cell(ctx context.Context, s *cells, k cell, t *Task) (cell,
 	if k.short = k.short || k.Method == TrainMean; k.short {
 		records, options = records[:min(e.c.Cross, len(records))], nil
 	}
-	var examples []lm.Example
+	var choices []lm.Choice
 	for _, r := range records {
+		var c lm.Choice
 		for _, answer := range append([]string{r.Response}, others(options, r.Response)...) {
 			x, err := e.example(k.Method, t, collect.Record{System: r.System, Prompt: r.Prompt, Response: answer})
 			if err != nil {
 				return k, err
 			}
-			examples = append(examples, x)
+			c.Prompt, c.Answers = x.Prompt, append(c.Answers, x.Answer)
 		}
+		choices = append(choices, c)
 	}
-	outcomes, err := e.in.Model.Outcomes(ctx, examples, a)
+	outcomes, err := e.in.Model.Choices(ctx, choices, a)
 	if err != nil {
 		return k, err
 	}
-	each := len(outcomes) / len(records)
-	for i := range records {
-		o := outcomes[i*each]
+	for _, each := range outcomes {
+		o := each[0]
 		if math.IsNaN(o.NLL) || math.IsInf(o.NLL, 0) {
 			return k, fmt.Errorf("eval: %s, %s: %w", t.Name, k.Method, errFinite)
 		}
 		k.NLL = append(k.NLL, math.Round(o.NLL*1e6)/1e6)
 		k.Exact += bit(o.Exact)
-		if each > 1 {
-			k.Option += bit(!slices.ContainsFunc(outcomes[i*each+1:(i+1)*each], func(x lm.Outcome) bool { return x.NLL <= o.NLL }))
+		if len(each) > 1 {
+			k.Option += bit(!slices.ContainsFunc(each[1:], func(x lm.Outcome) bool { return x.NLL <= o.NLL }))
 		}
 	}
 	return k, s.add(k)

@@ -41,7 +41,40 @@ func (m *Model) Evaluate(ctx context.Context, examples []Example, a *lora.Adapte
 
 // Outcomes are the outcome of each example with an adapter or, for nil, without.
 func (m *Model) Outcomes(ctx context.Context, examples []Example, a *lora.Adapter) ([]Outcome, error) {
-	if len(examples) == 0 {
+	choices := make([]Choice, len(examples))
+	for i, e := range examples {
+		choices[i] = Choice{e.Prompt, [][]int32{e.Answer}}
+	}
+	each, err := m.Choices(ctx, choices, a)
+	if err != nil {
+		return nil, err
+	}
+	list := make([]Outcome, len(each))
+	for i := range each {
+		list[i] = each[i][0]
+	}
+	return list, nil
+}
+
+// Choice is a tokenised prompt with several answers, each of which is scored as if it were
+// the only one. The prompt is computed once for all of them.
+type Choice struct {
+	Prompt  []int32
+	Answers [][]int32
+}
+
+func (c Choice) size() Size {
+	s := Size{Length: len(c.Prompt)}
+	for _, answer := range c.Answers {
+		s.Length += len(answer) - 1
+		s.Answers += len(answer)
+	}
+	return s
+}
+
+// Choices are the outcomes of each choice's answers with an adapter or, for nil, without.
+func (m *Model) Choices(ctx context.Context, list []Choice, a *lora.Adapter) ([][]Outcome, error) {
+	if len(list) == 0 {
 		return nil, errors.New("lm: no examples to evaluate, expected at least one")
 	}
 	adapter, scale, err := m.adapterArgs(a)
@@ -51,31 +84,37 @@ func (m *Model) Outcomes(ctx context.Context, examples []Example, a *lora.Adapte
 	defer free(adapter)
 	if m.score == nil {
 		if m.score, err = m.exec(func(in []*graph.Node) []*graph.Node {
-			w, a, b := m.split(in, 4)
-			n := m.network(w, a, scaled(b, in[3]), 1)
-			nll, logits := n.losses(in[0], in[1], in[2])
+			w, a, b := m.split(in, 6)
+			n := m.network(w, a, scaled(b, in[5]), 1)
+			nll, logits := n.losses(in[0], in[1], in[2], &packed{in[3], in[4]})
 			best := graph.ArgMax(logits, -1, in[2].DType())
 			return []*graph.Node{nll, best}
 		}); err != nil {
 			return nil, fmt.Errorf("lm: build the score: %w", err)
 		}
 	}
-	size := SizeOf(examples)
-	var list []Outcome
-	for at := 0; at < len(examples); at += evaluateRows {
+	var size Size
+	for _, c := range list {
+		s := c.size()
+		size.Length, size.Answers = max(size.Length, s.Length), max(size.Answers, s.Answers)
+	}
+	size.Length, size.Answers = bucket(size.Length), bucket(size.Answers)
+	var outcomes [][]Outcome
+	for at := 0; at < len(list); at += evaluateRows {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
-		group := examples[at:min(at+evaluateRows, len(examples))]
-		full := append([]Example{}, group...)
+		group := list[at:min(at+evaluateRows, len(list))]
+		full := append([]Choice{}, group...)
 		for len(full) < evaluateRows {
 			full = append(full, group[0])
 		}
-		in, err := paddedBatch(full, size.Length, size.Answers)
+		in, err := packedBatch(full, size.Length, size.Answers)
 		if err != nil {
 			return nil, err
 		}
-		out, err := m.call(m.score, m.withWeights(append(in.args()[:3], float32(scale)), adapter))
+		args := append(append(in.args()[:3], in.packing()...), float32(scale))
+		out, err := m.call(m.score, m.withWeights(args, adapter))
 		if err != nil {
 			return nil, fmt.Errorf("lm: score: %w", err)
 		}
@@ -88,18 +127,25 @@ func (m *Model) Outcomes(ctx context.Context, examples []Example, a *lora.Adapte
 			return nil, err
 		}
 		free(out)
-		for i := range group {
-			list = append(list, in.outcome(i, nll, best))
+		for i, c := range group {
+			var each []Outcome
+			label := i * in.answers
+			for _, answer := range c.Answers {
+				each = append(each, in.outcome(label, len(answer), nll, best))
+				label += len(answer)
+			}
+			outcomes = append(outcomes, each)
 		}
 	}
-	return list, nil
+	return outcomes, nil
 }
 
-// outcome is a row's, of all rows' likelihoods and likeliest tokens.
-func (b *batch) outcome(row int, nll []float32, best []int32) Outcome {
+// outcome is that of the n labels from one on, of all labels' likelihoods and likeliest
+// tokens.
+func (b *batch) outcome(from, n int, nll []float32, best []int32) Outcome {
 	o := Outcome{Exact: true}
-	for j := range b.answers {
-		if k := row*b.answers + j; b.valid[k] > 0 {
+	for k := from; k < from+n; k++ {
+		if b.valid[k] > 0 {
 			o.NLL += float64(nll[k])
 			o.Exact = o.Exact && best[k] == b.labels[k]
 		}

@@ -323,3 +323,58 @@ func TestPrompt(t *testing.T) {
 		m.Close()
 	}
 }
+
+// Answers that share a row are scored as each would be alone, with an adapter and without.
+func TestChoices(t *testing.T) {
+	for _, kind := range backend.Names {
+		m, err := lm.Load(tiny(t), open(t, kind))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer m.Close()
+		list := examples(t, m)
+		tuner, err := m.NewTuner(2, 4, true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer tuner.Close()
+		tuner.Reset(1)
+		if _, err := tuner.Step(list, 1e-1); err != nil {
+			t.Fatal(err)
+		}
+		tuned, err := tuner.Adapter()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var choices []lm.Choice
+		for i := range list {
+			c := lm.Choice{Prompt: list[i].Prompt}
+			for j := range list[:i+1] { // one answer, two, ...: of other lengths, and the prompt's own last
+				c.Answers = append(c.Answers, list[(i+j)%len(list)].Answer[:1+(i+j)%len(list[(i+j)%len(list)].Answer)])
+			}
+			choices = append(choices, c)
+		}
+		for _, a := range []*lora.Adapter{nil, tuned} {
+			got, err := m.Choices(t.Context(), choices, a)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for i, c := range choices {
+				for j, answer := range c.Answers {
+					alone, err := m.Outcomes(t.Context(), []lm.Example{{Prompt: c.Prompt, Answer: answer}}, a)
+					if err != nil {
+						t.Fatal(err)
+					}
+					if want := alone[0]; math.Abs(got[i][j].NLL-want.NLL) > 1e-4 || got[i][j].Exact != want.Exact {
+						t.Errorf("%s, choice %d, answer %d, adapter %v: %+v, alone %+v", kind, i, j, a != nil, got[i][j], want)
+					}
+				}
+			}
+		}
+		for name, c := range map[string]lm.Choice{"no answers": {Prompt: []int32{1}}, "an empty answer": {Prompt: []int32{1}, Answers: [][]int32{{1}, nil}}} {
+			if _, err := m.Choices(t.Context(), []lm.Choice{c}, nil); err == nil {
+				t.Errorf("%s: scored", name)
+			}
+		}
+	}
+}

@@ -174,19 +174,34 @@ func (n *network) norm(x *graph.Node, name string) *graph.Node {
 	return graph.Mul(graph.Div(x, graph.Sqrt(graph.AddScalar(square, n.c.NormEps))), graph.Reshape(n.w[name], 1, n.c.Hidden))
 }
 
+// packed are the rows of texts that share their beginning, as nodes (B,T): the position of
+// each token in its own text, and 0 for those of the beginning, 1, 2, ... for the rest of
+// each text, which the others do not see.
+type packed struct{ place, part *graph.Node }
+
 // hidden is ids (B,T) to the final hidden states (B·T, hidden). Texts are padded on the
-// right: causal attention never sees the padding.
-func (n *network) hidden(ids *graph.Node) *graph.Node {
+// right: causal attention never sees the padding. p is nil where a row is one text.
+func (n *network) hidden(ids *graph.Node, p *packed) *graph.Node {
 	c := n.c
 	b, t := ids.Shape().Dimensions[0], ids.Shape().Dimensions[1]
 	x := graph.ConvertDType(graph.Gather(n.w[embeddingName], graph.Reshape(ids, b*t, 1)), dtypes.Float32)
 	g := ids.Graph()
-	cos, sin := rotary(c, t)
-	cosine, sine := graph.Const(g, cos), graph.Const(g, sin)
-	// (T,T): minus infinity where the key comes after the query.
-	rows, columns := graph.Iota(g, shapes.Make(dtypes.Int32, t, t), 0), graph.Iota(g, shapes.Make(dtypes.Int32, t, t), 1)
-	mask := graph.Where(graph.GreaterThan(columns, rows), graph.Const(g, float32(-1e30)), graph.Const(g, float32(0)))
-	mask = graph.Reshape(mask, 1, 1, 1, t, t)
+	cosine, sine := rotary(g, c, t)
+	// (1 or B,T,T): minus infinity where the key comes after the query, or in another text.
+	order := func(axis int) *graph.Node { return graph.Iota(g, shapes.Make(dtypes.Int32, 1, t, t), axis) }
+	hide := graph.GreaterThan(order(2), order(1))
+	if p != nil {
+		at := func(table *graph.Node) *graph.Node {
+			rows := graph.Gather(graph.Reshape(table, t, c.HeadDim), graph.Reshape(p.place, b*t, 1))
+			return graph.Reshape(rows, b, t, 1, c.HeadDim)
+		}
+		cosine, sine = at(cosine), at(sine)
+		query, key := graph.BroadcastToDims(graph.Reshape(p.part, b, t, 1), b, t, t), graph.BroadcastToDims(graph.Reshape(p.part, b, 1, t), b, t, t)
+		other := graph.LogicalAnd(graph.NotEqual(key, graph.ZerosLike(key)), graph.NotEqual(key, query))
+		hide = graph.LogicalOr(graph.BroadcastToDims(hide, b, t, t), other)
+	}
+	mask := graph.Where(hide, graph.Const(g, float32(-1e30)), graph.Const(g, float32(0)))
+	mask = graph.Reshape(mask, -1, 1, 1, t, t)
 	groups := c.Heads / c.KVHeads
 	for i := range c.Layers {
 		name := func(s string) string { return fmt.Sprintf("model.layers.%d.%s.weight", i, s) }
@@ -196,8 +211,8 @@ func (n *network) hidden(ids *graph.Node) *graph.Node {
 		v := graph.Reshape(n.linear(h, i, 2), b, t, c.KVHeads, c.HeadDim)
 		q = graph.Reshape(q, b, t, c.KVHeads, groups, c.HeadDim)
 		scores := graph.MulScalar(graph.Einsum("bqkgd,bskd->bkgqs", q, k), 1/math.Sqrt(float64(c.HeadDim)))
-		p := graph.Softmax(graph.Add(scores, mask), -1)
-		mixed := graph.TransposeAllAxes(graph.Einsum("bkgqs,bskd->bkgqd", p, v), 0, 3, 1, 2, 4)
+		shares := graph.Softmax(graph.Add(scores, mask), -1)
+		mixed := graph.TransposeAllAxes(graph.Einsum("bkgqs,bskd->bkgqd", shares, v), 0, 3, 1, 2, 4)
 		x = graph.Add(x, n.linear(graph.Reshape(mixed, b*t, c.Heads*c.HeadDim), i, 3))
 		h = n.norm(x, name("post_attention_layernorm"))
 		up, gate := n.linear(h, i, 4), n.linear(h, i, 5)
@@ -215,9 +230,9 @@ func (n *network) head() string {
 }
 
 // rotary are the cosines and sines (1,T,1,HeadDim) of the positions.
-func rotary(c *Config, t int) (cos, sin [][][][]float32) {
+func rotary(g *graph.Graph, c *Config, t int) (cos, sin *graph.Node) {
 	half := c.HeadDim / 2
-	table := func(f func(float64) float64) [][][][]float32 {
+	table := func(f func(float64) float64) *graph.Node {
 		rows := make([][][]float32, t)
 		for p := range t {
 			row := make([]float32, c.HeadDim)
@@ -226,7 +241,7 @@ func rotary(c *Config, t int) (cos, sin [][][][]float32) {
 			}
 			rows[p] = [][]float32{row}
 		}
-		return [][][][]float32{rows}
+		return graph.Const(g, [][][][]float32{rows})
 	}
 	return table(math.Cos), table(math.Sin)
 }
@@ -363,7 +378,7 @@ func (m *Model) newAnswer() (*graph.Exec, error) {
 	return m.exec(func(in []*graph.Node) []*graph.Node {
 		w, a, b := m.split(in, 3)
 		n := m.network(w, a, scaled(b, in[2]), 1)
-		h := pick(n.hidden(in[0]), in[1], in[0].Shape().Dimensions[1])
+		h := pick(n.hidden(in[0], nil), in[1], in[0].Shape().Dimensions[1])
 		return []*graph.Node{graph.ArgMax(n.matrix(h, n.head()), -1, dtypes.Int32)}
 	})
 }

@@ -98,5 +98,5 @@ func (m *Model) Weights() []*tensors.Tensor { return m.weights }
 // equal parts of the rows of ids have one each; nil for no LoRA. ids is (rows,length),
 // positions and labels (rows,answers), as Batch makes them.
 func (m *Model) Losses(weights, a, b []*graph.Node, scale float64, ids, positions, labels *graph.Node) (nll, logits *graph.Node) {
-	return m.network(weights, a, b, scale).losses(ids, positions, labels)
+	return m.network(weights, a, b, scale).losses(ids, positions, labels, nil)
 }

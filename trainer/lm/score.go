@@ -121,7 +121,7 @@ func (s *Scorer) batch(pieces []piece, groups [][]Example, adapters []*lora.Adap
 	}
 	for i, p := range pieces {
 		for at := p.from; at < p.to; at++ {
-			outcomes[p.group][at] = in.outcome(i*scoreRows+at-p.from, nll, best)
+			outcomes[p.group][at] = in.outcome((i*scoreRows+at-p.from)*in.answers, in.answers, nll, best)
 		}
 	}
 	return nil

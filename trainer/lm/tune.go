@@ -20,10 +20,12 @@ type Example struct{ Prompt, Answer []int32 }
 // Tokens is the length of the model's input: the answer's last token is only predicted.
 func (e Example) Tokens() int { return len(e.Prompt) + len(e.Answer) - 1 }
 
-// batch is examples as arrays: ids (B,T), positions, labels and their weight (B,P).
+// batch is choices as arrays: ids (B,T), positions, labels and their weight (B,P); and the
+// place and part (B,T) of packed.
 type batch struct {
 	ids, positions, labels []int32
 	valid                  []float32
+	place, part            []int32
 	rows, length, answers  int
 }
 
@@ -38,28 +40,54 @@ func SizeOf(examples []Example) Size {
 
 // paddedBatch pads examples to a size.
 func paddedBatch(examples []Example, length, answers int) (batch, error) {
-	b := batch{rows: len(examples), length: length, answers: answers}
+	list := make([]Choice, len(examples))
+	for i, e := range examples {
+		list[i] = Choice{e.Prompt, [][]int32{e.Answer}}
+	}
+	return packedBatch(list, length, answers)
+}
+
+// packedBatch pads choices to a size, a row each.
+func packedBatch(list []Choice, length, answers int) (batch, error) {
+	b := batch{rows: len(list), length: length, answers: answers}
 	if b.rows == 0 {
 		return b, errors.New("lm: no examples, expected at least one")
 	}
-	for i, e := range examples {
-		if len(e.Prompt) == 0 || len(e.Answer) == 0 {
-			return b, fmt.Errorf("lm: example %d has %d prompt and %d answer tokens, expected at least one of each", i, len(e.Prompt), len(e.Answer))
+	for i, c := range list {
+		if len(c.Prompt) == 0 || len(c.Answers) == 0 {
+			return b, fmt.Errorf("lm: example %d has %d prompt tokens and %d answers, expected at least one of each", i, len(c.Prompt), len(c.Answers))
 		}
-		if e.Tokens() > length || len(e.Answer) > answers {
-			return b, fmt.Errorf("lm: example %d has %d tokens and an answer of %d, expected at most %d and %d", i, e.Tokens(), len(e.Answer), length, answers)
+		for _, answer := range c.Answers {
+			if len(answer) == 0 {
+				return b, fmt.Errorf("lm: example %d has an answer of no tokens, expected at least one", i)
+			}
+		}
+		if s := c.size(); s.Length > length || s.Answers > answers {
+			return b, fmt.Errorf("lm: example %d has %d tokens and an answer of %d, expected at most %d and %d", i, s.Length, s.Answers, length, answers)
 		}
 	}
-	b.ids = make([]int32, b.rows*b.length)
+	b.ids, b.place, b.part = make([]int32, b.rows*b.length), make([]int32, b.rows*b.length), make([]int32, b.rows*b.length)
 	n := b.rows * b.answers
 	b.positions, b.labels, b.valid = make([]int32, n), make([]int32, n), make([]float32, n)
-	for i, e := range examples {
-		row := b.ids[i*b.length:]
-		copy(row, e.Prompt)
-		copy(row[len(e.Prompt):], e.Answer[:len(e.Answer)-1])
-		for j, id := range e.Answer {
-			at := i*b.answers + j
-			b.positions[at], b.labels[at], b.valid[at] = int32(len(e.Prompt)-1+j), id, 1
+	for i, c := range list {
+		at, label := i*b.length, i*b.answers
+		for j, id := range c.Prompt {
+			b.ids[at+j], b.place[at+j] = id, int32(j)
+		}
+		end := len(c.Prompt)
+		for part, answer := range c.Answers {
+			for j, id := range answer {
+				b.positions[label], b.labels[label], b.valid[label] = int32(end+j-1), id, 1
+				if j == 0 { // the prompt's last token predicts the first of each answer
+					b.positions[label] = int32(len(c.Prompt) - 1)
+				}
+				label++
+			}
+			for j, id := range answer[:len(answer)-1] {
+				k := at + end + j
+				b.ids[k], b.place[k], b.part[k] = id, int32(len(c.Prompt)+j), int32(part+1)
+			}
+			end += len(answer) - 1
 		}
 	}
 	return b, nil
@@ -70,9 +98,14 @@ func (b *batch) args() []any {
 		tensors.FromFlatDataAndDimensions(b.labels, b.rows, b.answers), tensors.FromFlatDataAndDimensions(b.valid, b.rows, b.answers)}
 }
 
+// packing are the arrays of packed.
+func (b *batch) packing() []any {
+	return []any{tensors.FromFlatDataAndDimensions(b.place, b.rows, b.length), tensors.FromFlatDataAndDimensions(b.part, b.rows, b.length)}
+}
+
 // losses are the negative log-likelihoods (B·P) of the labels, and the logits.
-func (n *network) losses(ids, positions, labels *graph.Node) (nll, logits *graph.Node) {
-	h := pick(n.hidden(ids), positions, ids.Shape().Dimensions[1])
+func (n *network) losses(ids, positions, labels *graph.Node, p *packed) (nll, logits *graph.Node) {
+	h := pick(n.hidden(ids, p), positions, ids.Shape().Dimensions[1])
 	count := labels.Shape().Size()
 	logits = n.matrix(h, n.head())
 	peak := graph.StopGradient(graph.ReduceAndKeep(logits, graph.ReduceMax, -1))
@@ -116,7 +149,7 @@ func (m *Model) NewTuner(rank int, alpha float64, trainA bool) (*Tuner, error) {
 		moments := in[7+len(m.names)+2*targets:]
 		first, second := moments[:len(trained)], moments[len(trained):]
 		n := m.network(w, a, b, alpha/float64(rank))
-		nll, _ := n.losses(ids, positions, labels)
+		nll, _ := n.losses(ids, positions, labels, nil)
 		mask := graph.Reshape(valid, valid.Shape().Size())
 		loss := graph.Div(graph.ReduceAllSum(graph.Mul(nll, mask)), graph.ReduceAllSum(mask))
 		grads := graph.Gradient(loss, trained...)
