@@ -94,3 +94,13 @@ func silence() {
 	klog.LogToStderr(false)
 	klog.SetOutput(io.Discard)
 }
+
+// RoundUp rounds a positive dimension up to one of few, by less than a quarter, since
+// backends compile every shape anew. 0 stays.
+func RoundUp(n int) int {
+	step := 1
+	for step*8 < n {
+		step *= 2
+	}
+	return (n + step - 1) / step * step
+}

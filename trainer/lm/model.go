@@ -392,15 +392,8 @@ func scaled(list []*graph.Node, by *graph.Node) []*graph.Node {
 	return out
 }
 
-// bucket rounds a length up to one of few, since each is compiled anew: by an eighth at
-// most from 64 on.
-func bucket(n int) int {
-	step := 8
-	for step*8 < n {
-		step *= 2
-	}
-	return (n + step - 1) / step * step
-}
+// bucket rounds a length up to one of few, from 8 on.
+func bucket(n int) int { return 8 * backend.RoundUp((n+7)/8) }
 
 func free(lists ...[]*tensors.Tensor) {
 	for _, list := range lists {
