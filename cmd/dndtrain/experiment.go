@@ -11,7 +11,6 @@ import (
 	"github.com/drag-and-drop-lora/dnd/cmd/internal/cli"
 	"github.com/drag-and-drop-lora/dnd/trainer/backend"
 	"github.com/drag-and-drop-lora/dnd/trainer/experiment"
-	"github.com/drag-and-drop-lora/dnd/trainer/fit"
 	"github.com/drag-and-drop-lora/dnd/trainer/lm"
 )
 
@@ -34,14 +33,14 @@ func runExperiment(flags *pflag.FlagSet) cli.Run {
 		defer b.Finalize()
 		// What is wrong with one is no reason to keep quiet about the others.
 		p, errPlan := experiment.Read(*plan)
-		text, errText := fit.OpenEncoder(*encoderDir)
+		text, errText := p.OpenEncoder(*encoderDir)
 		if errText == nil {
-			defer text.Weights.Close()
+			defer text.Close()
 		}
 		if err := errors.Join(errPlan, errText, lm.Check(*base, b)); err != nil {
 			return err
 		}
-		r := experiment.Resources{Encoder: text, EncoderDir: *encoderDir, Backend: b}
+		r := experiment.Resources{Encoder: text, Backend: b}
 		if r.Models, err = loadModels(*base, p.Model, p.Collect.DType, *devices, r.Backend); err != nil {
 			return err
 		}

@@ -75,9 +75,9 @@ func fitGenerator(flags *pflag.FlagSet) cli.Run {
 		}
 		defer b.Finalize()
 		// What is wrong with one is no reason to keep quiet about the other.
-		text, errText := fit.OpenEncoder(*encoderDir)
+		text, errText := generator.OpenEncoder(*encoderDir, c.Texts, c.Length)
 		if errText == nil {
-			defer text.Weights.Close()
+			defer text.Close()
 		}
 		d, errData := fit.OpenData(*data, *sets, *field, c.Tiling)
 		if err := errors.Join(errText, errData, fit.CheckFolder(*out, &c), task.check(b)); err != nil {

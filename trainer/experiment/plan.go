@@ -85,6 +85,15 @@ func Read(path string) (*Plan, error) {
 	return p, nil
 }
 
+// OpenEncoder opens the text encoder of the plan's generators, in Hugging Face layout. Of a
+// nil plan's it does not know how long their texts are.
+func (p *Plan) OpenEncoder(dir string) (*generator.Package, error) {
+	if p == nil {
+		return generator.OpenEncoder(dir, 1, 2)
+	}
+	return generator.OpenEncoder(dir, p.fit.Texts, p.fit.Length)
+}
+
 // check returns all that is wrong, joined.
 func (p *Plan) check() error {
 	all := []error{p.Collect.Validate(), p.Joint.Validate(), p.fit.Validate(), p.Eval.Validate()}

@@ -20,11 +20,10 @@ import (
 
 // Resources are what a plan is run with.
 type Resources struct {
-	Models     []*lm.Model // the base, one a device
-	Encoder    *fit.TextEncoder
-	EncoderDir string
-	Backend    backend.Backend
-	Runner     generator.Runner
+	Models  []*lm.Model        // the base, one a device
+	Encoder *generator.Package // the plan's OpenEncoder
+	Backend backend.Backend
+	Runner  generator.Runner
 }
 
 // Progress is how far a run is.
@@ -100,7 +99,7 @@ func (p *Plan) generator(ctx context.Context, s *Split, seed int64, rivals bool,
 			return nil, err
 		}
 		base := &r.Models[0].Config
-		o := export.Options{Name: fmt.Sprintf("%s-%d", s.Name, seed), EncoderDir: r.EncoderDir, Architecture: base.Architecture, Heads: base.Heads, KVHeads: base.KVHeads,
+		o := export.Options{Name: fmt.Sprintf("%s-%d", s.Name, seed), EncoderDir: r.Encoder.Dir, Architecture: base.Architecture, Heads: base.Heads, KVHeads: base.KVHeads,
 			Model: p.Model, DType: safetensors.F32, HeldOut: append(append([]string{}, s.HeldOut...), s.Validation...)}
 		if err := export.Write(ctx, run, out, o, nil); err != nil {
 			return nil, err

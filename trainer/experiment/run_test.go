@@ -20,7 +20,6 @@ import (
 	"github.com/drag-and-drop-lora/dnd/trainer/backend"
 	"github.com/drag-and-drop-lora/dnd/trainer/eval"
 	"github.com/drag-and-drop-lora/dnd/trainer/experiment"
-	"github.com/drag-and-drop-lora/dnd/trainer/fit"
 	"github.com/drag-and-drop-lora/dnd/trainer/infer"
 	"github.com/drag-and-drop-lora/dnd/trainer/lm"
 )
@@ -88,7 +87,7 @@ func plan(t *testing.T, dir string, change func(map[string]any)) string {
 	return path
 }
 
-func resources(t *testing.T) experiment.Resources {
+func resources(t *testing.T, p *experiment.Plan) experiment.Resources {
 	t.Helper()
 	dir := t.TempDir()
 	path, encoder := filepath.Join(dir, "base.gguf"), filepath.Join(dir, "encoder")
@@ -98,12 +97,12 @@ func resources(t *testing.T) experiment.Resources {
 	if err := madeup.WriteEncoder(encoder); err != nil {
 		t.Fatal(err)
 	}
-	r := experiment.Resources{EncoderDir: encoder}
+	var r experiment.Resources
 	var err error
-	if r.Encoder, err = fit.OpenEncoder(encoder); err != nil {
+	if r.Encoder, err = p.OpenEncoder(encoder); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { r.Encoder.Weights.Close() })
+	t.Cleanup(func() { r.Encoder.Close() })
 	if r.Backend, err = backend.Open(backend.CPU); err != nil {
 		t.Fatal(err)
 	}
@@ -147,7 +146,7 @@ func TestRun(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r, whole, stopped := resources(t), filepath.Join(dir, "whole"), filepath.Join(dir, "stopped")
+	r, whole, stopped := resources(t, p), filepath.Join(dir, "whole"), filepath.Join(dir, "stopped")
 	want, err := experiment.Run(t.Context(), p, r, whole, nil)
 	if err != nil {
 		t.Fatal(err)

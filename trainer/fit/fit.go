@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/drag-and-drop-lora/dnd/graph/generator"
 	"github.com/drag-and-drop-lora/dnd/trainer/backend"
 )
 
@@ -30,7 +31,7 @@ type Result struct {
 
 // Resources are what a run computes with: they do not change its result but for rounding.
 type Resources struct {
-	Encoder *TextEncoder
+	Encoder *generator.Package // of which the text encoder is used
 	Backend backend.Backend
 	// Devices is how many of the backend's devices share a step's pairs; 0 is one.
 	Devices int
@@ -144,8 +145,8 @@ func (c *Config) fits(d *Data, r *Resources) error {
 	if out := c.Decoder.Output(); out != [3]int{t, h, w} {
 		all = append(all, fmt.Errorf("the decoder makes weight tokens (%d,%d,%d), the checkpoints have (%d,%d,%d)", out[0], out[1], out[2], t, h, w))
 	}
-	if in := c.Decoder.Condition(); in[2] != r.Encoder.Config.HiddenSize {
-		all = append(all, fmt.Errorf("the decoder takes conditions of width %d, the text encoder makes %d", in[2], r.Encoder.Config.HiddenSize))
+	if in, width := c.Decoder.Condition(), r.Encoder.Manifest.Encoder.Config.HiddenSize; in[2] != width {
+		all = append(all, fmt.Errorf("the decoder takes conditions of width %d, the text encoder makes %d", in[2], width))
 	}
 	if have := r.Backend.NumDevices(); r.Devices > have {
 		all = append(all, fmt.Errorf("%d devices, but backend %s has %d", r.Devices, r.Backend.Name, have))

@@ -19,7 +19,6 @@ import (
 	"github.com/drag-and-drop-lora/dnd/graph/generator"
 	"github.com/drag-and-drop-lora/dnd/graph/lora"
 	"github.com/drag-and-drop-lora/dnd/graph/safetensors"
-	"github.com/drag-and-drop-lora/dnd/graph/text"
 	"github.com/drag-and-drop-lora/dnd/internal/golden"
 	"github.com/drag-and-drop-lora/dnd/trainer/backend"
 	"github.com/drag-and-drop-lora/dnd/trainer/fit"
@@ -61,7 +60,7 @@ func must[T any](t testing.TB) func(v T, err error) T {
 }
 
 // tinyEncoder is a BERT of random weights with a vocabulary of letters.
-func tinyEncoder(t *testing.T) *fit.TextEncoder {
+func tinyEncoder(t *testing.T) *generator.Package {
 	t.Helper()
 	vocab := "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n"
 	for c := 'a'; c <= 'z'; c++ {
@@ -82,15 +81,22 @@ func tinyEncoder(t *testing.T) *fit.TextEncoder {
 		}
 		list = append(list, safetensors.FromFloat32s(tensor.Name, safetensors.F32, v, tensor.Shape...))
 	}
+	dir := filepath.Join(t.TempDir(), "encoder")
 	var file bytes.Buffer
-	if err := safetensors.Write(&file, list, nil); err != nil {
+	if err := errors.Join(os.Mkdir(dir, 0o755), safetensors.Write(&file, list, nil)); err != nil {
 		t.Fatal(err)
 	}
-	return &fit.TextEncoder{
-		Config:    cfg,
-		Tokenizer: must[*text.Tokenizer](t)(text.FromVocab(strings.NewReader(vocab), true)),
-		Weights:   must[*safetensors.File](t)(safetensors.NewFile(bytes.NewReader(file.Bytes()), int64(file.Len()))),
+	for name, raw := range map[string][]byte{
+		"config.json": must[[]byte](t)(json.Marshal(cfg)), "vocab.txt": []byte(vocab), "tokenizer_config.json": []byte(`{"do_lower_case": true}`),
+		"model.safetensors": file.Bytes(),
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), raw, 0o644); err != nil {
+			t.Fatal(err)
+		}
 	}
+	p := must[*generator.Package](t)(generator.OpenEncoder(dir, 1, cfg.MaxPositionEmbeddings))
+	t.Cleanup(func() { p.Close() })
+	return p
 }
 
 var tiling = lora.Tiling{Kind: "Qwen2505LoRA_Tokenizer2D", Height: 10, Width: 10}

@@ -24,7 +24,9 @@ const maxScores = 64 << 20
 // Encode runs the text encoder: ids and mask (texts, length), the weights "encoder/KEY"
 // of w -> condition (texts, length, C). pads is generator.PadsEncoded or PadsZero. Equal
 // sequences, such as the 512-chunks of long conditions that hold padding only, are
-// computed once. report may be nil. The error is ctx's soon after ctx is done.
+// computed once, and all in groups of similar length (passes): no further than their text
+// where padding is zero, and without keys and values beyond it where padding is encoded.
+// report may be nil. The error is ctx's soon after ctx is done.
 func (r *Runner) Encode(ctx context.Context, c encoder.Config, w graph.Weights, ids, mask []uint32, texts, length int, pads string, report func(graph.Progress)) ([]float32, error) {
 	if err := c.Validate(); err != nil {
 		return nil, err
@@ -52,11 +54,17 @@ func (r *Runner) Encode(ctx context.Context, c encoder.Config, w graph.Weights, 
 	defer r.mu.Unlock()
 	s := findSequences(ids, mask, chunk)
 	e := encoding{job: job{Runner: r, ctx: ctx, weights: w, report: report}, config: c, chunk: chunk, pads: pads}
-	rowMACs := int64(c.NumHiddenLayers) * int64(chunk) * int64(c.HiddenSize) *
-		(4*int64(c.HiddenSize) + 2*int64(c.IntermediateSize) + 2*int64(chunk))
-	group := min(r.limits.flop/(2*rowMACs), maxScores/(4*int64(c.NumAttentionHeads)*int64(chunk)*int64(chunk)))
-	group = min(max(group, 1), int64(len(s.unique)))
-	e.done = graph.Progress{Stage: encoder.Stage, Total: rowMACs * int64(len(s.unique))}
+	passes := e.passes(s.unique, func(row int) int {
+		n := chunk
+		for n > 0 && mask[row*chunk+n-1] == 0 {
+			n--
+		}
+		return n
+	})
+	e.done = graph.Progress{Stage: encoder.Stage}
+	for _, p := range passes {
+		e.done.Total += p.macs * int64(len(p.rows))
+	}
 	if err := e.advance(0); err != nil {
 		return nil, err
 	}
@@ -67,21 +75,22 @@ func (r *Runner) Encode(ctx context.Context, c encoder.Config, w graph.Weights, 
 	defer free(slices.Collect(maps.Values(params))...)
 
 	out := make([]float32, texts*length*c.HiddenSize)
-	row := chunk * c.HiddenSize
-	values := make([]float32, int(group)*row)
-	for at := 0; at < len(s.unique); at += int(group) {
-		rows := s.unique[at:min(at+int(group), len(s.unique))]
-		if err := e.group(params, ids, mask, rows, int(group), values); err != nil {
-			return nil, err
-		}
-		for i, first := range rows {
-			for _, to := range s.places[first] {
-				copy(out[to*row:(to+1)*row], values[i*row:])
+	for _, p := range passes {
+		size := e.groupSize(p)
+		values := make([]float32, size*p.tokens*c.HiddenSize)
+		for rows := range slices.Chunk(p.rows, size) {
+			if err := e.group(params, ids, mask, p, rows, size, values); err != nil {
+				return nil, err
 			}
-		}
-		e.collect()
-		if err := e.advance(rowMACs * int64(len(rows))); err != nil {
-			return nil, err
+			for i, first := range rows {
+				for _, to := range s.places[first] {
+					e.place(out, to, values[i*p.tokens*c.HiddenSize:], p.tokens, mask[first*chunk:])
+				}
+			}
+			e.collect()
+			if err := e.advance(p.macs * int64(len(rows))); err != nil {
+				return nil, err
+			}
 		}
 	}
 	return out, nil
@@ -134,18 +143,32 @@ func (e *encoding) params() (map[string]*tensors.Tensor, error) {
 	return all, nil
 }
 
-// group encodes the given rows of ids and mask into values (size, chunk, C); what is in
-// values beyond the given rows has no meaning.
-func (e *encoding) group(params map[string]*tensors.Tensor, ids, mask []uint32, rows []int, size int, values []float32) error {
-	groupIDs, groupMask := make([]int32, size*e.chunk), make([]int32, size*e.chunk)
-	for i, row := range rows {
-		for k := range e.chunk {
-			groupIDs[i*e.chunk+k] = int32(ids[row*e.chunk+k])
-			groupMask[i*e.chunk+k] = int32(min(mask[row*e.chunk+k], 1))
+// place copies a sequence's values (tokens, C) to row to of the condition, where zeros stay
+// at padding if it is zero.
+func (e *encoding) place(out []float32, to int, values []float32, tokens int, mask []uint32) {
+	width := e.config.HiddenSize
+	row := out[to*e.chunk*width:]
+	for k := range tokens {
+		if e.pads == generator.PadsEncoded || mask[k] != 0 {
+			copy(row[k*width:(k+1)*width], values[k*width:])
 		}
 	}
-	idTensor := tensors.FromFlatDataAndDimensions(groupIDs, size, e.chunk)
-	maskTensor := tensors.FromFlatDataAndDimensions(groupMask, size, e.chunk)
+}
+
+// group encodes the given rows of ids and mask into values (size, p.tokens, C); what is in
+// values beyond the given rows has no meaning.
+func (e *encoding) group(params map[string]*tensors.Tensor, ids, mask []uint32, p pass, rows []int, size int, values []float32) error {
+	groupIDs, groupMask := make([]int32, size*p.tokens), make([]int32, size*p.keys)
+	for i, row := range rows {
+		for k := range p.tokens {
+			groupIDs[i*p.tokens+k] = int32(ids[row*e.chunk+k])
+		}
+		for k := range p.keys {
+			groupMask[i*p.keys+k] = int32(min(mask[row*e.chunk+k], 1))
+		}
+	}
+	idTensor := tensors.FromFlatDataAndDimensions(groupIDs, size, p.tokens)
+	maskTensor := tensors.FromFlatDataAndDimensions(groupMask, size, p.keys)
 	defer free(idTensor, maskTensor)
 
 	c := e.config
@@ -162,17 +185,6 @@ func (e *encoding) group(params map[string]*tensors.Tensor, ids, mask []uint32, 
 		free(x)
 		if err != nil {
 			return fmt.Errorf("layer %d: %w", i, err)
-		}
-		x = y
-	}
-	if e.pads == generator.PadsZero {
-		chunk := e.chunk
-		y, err := e.run(operation{"pads", [3]int{size, chunk, c.HiddenSize}}, func(in []*gomlx.Node) *gomlx.Node {
-			return model.ZeroPads(gomlx.Reshape(in[0], size, chunk, c.HiddenSize), in[1])
-		}, x, maskTensor)
-		free(x)
-		if err != nil {
-			return err
 		}
 		x = y
 	}

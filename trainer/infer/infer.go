@@ -54,18 +54,20 @@ type limits struct {
 	spectra int64
 	// compile is what a graph of its own costs the other ways, in multiply-accumulates.
 	compile int64
+	// shape is what compiling the text encoder for another shape costs, in multiply-accumulates.
+	shape int64
 }
 
 // New makes a Runner. The backend stays the caller's, to be finalized after Close.
 func New(b backend.Backend) *Runner {
 	// Tiles last half a second or so at what two cores do: 100 to 400 GFLOPS with XLA, a
 	// third of it in Go.
-	l := limits{weights: 128 << 20, gather: 128 << 20, flop: 50e9, manyChannels: 400, direct: 27, spectra: 1 << 30, compile: 1e9}
+	l := limits{weights: 128 << 20, gather: 128 << 20, flop: 50e9, manyChannels: 400, direct: 27, spectra: 1 << 30, compile: 1e9, shape: 30e9}
 	switch {
 	case b.GPU:
-		l = limits{weights: 1 << 30, flop: 4e12, manyChannels: math.MaxInt}
+		l = limits{weights: 1 << 30, flop: 4e12, manyChannels: math.MaxInt, shape: 1e13}
 	case b.Name == backend.CPU:
-		l.flop, l.manyChannels, l.direct, l.compile = 20e9, 128, 9, 0
+		l.flop, l.manyChannels, l.direct, l.compile, l.shape = 20e9, 128, 9, 0, 0
 	}
 	if b.GPU || !fftconv.Fast {
 		l.direct = math.Inf(1)

@@ -7,33 +7,7 @@ import (
 	"github.com/gomlx/gomlx/core/graph"
 
 	"github.com/drag-and-drop-lora/dnd/graph/encoder"
-	"github.com/drag-and-drop-lora/dnd/graph/generator"
 )
-
-// maxChunk is the longest sequence; longer texts are read as several (a.2).
-const maxChunk = 512
-
-// Encode is the text encoder: ids and mask, int32 (N,L), to the condition (N,L,C). Pads
-// is one of generator's two treatments of pad positions.
-func Encode(c encoder.Config, p Params, ids, mask *graph.Node, pads string) *graph.Node {
-	n, l := ids.Shape().Dimensions[0], ids.Shape().Dimensions[1]
-	chunk := min(l, maxChunk)
-	rows := n * l / chunk
-	x := Embed(c, p, graph.Reshape(ids, rows, chunk))
-	for i := range c.NumHiddenLayers {
-		x = EncoderLayer(c, p, i, x, graph.Reshape(mask, rows, chunk))
-	}
-	x = graph.Reshape(x, n, l, c.HiddenSize)
-	if pads == generator.PadsZero {
-		x = ZeroPads(x, mask)
-	}
-	return x
-}
-
-// ZeroPads sets the pad positions of x (N,L,C) to zero; mask is (N,L).
-func ZeroPads(x, mask *graph.Node) *graph.Node {
-	return graph.Mul(x, graph.ExpandAxes(graph.ConvertDType(mask, dtypes.Float32), -1))
-}
 
 // Embed is what the first layer takes: ids (R,L), L at most 512, to (R·L,C).
 func Embed(c encoder.Config, p Params, ids *graph.Node) *graph.Node {
@@ -45,23 +19,30 @@ func Embed(c encoder.Config, p Params, ids *graph.Node) *graph.Node {
 	return encoderNorm(c, p, "embeddings.LayerNorm", graph.Reshape(x, rows*chunk, d))
 }
 
-// EncoderLayer is layer i: x (R·L,C), mask (R,L) -> (R·L,C).
+// EncoderLayer is layer i: x (R·L,C), mask (R,K) -> (R·L,C). The mask is that of the first
+// K of L tokens; those after them are padding, and nobody's keys.
 func EncoderLayer(c encoder.Config, p Params, i int, x, mask *graph.Node) *graph.Node {
-	rows, chunk, d, heads := mask.Shape().Dimensions[0], mask.Shape().Dimensions[1], c.HiddenSize, c.NumAttentionHeads
+	rows, keys, d, heads := mask.Shape().Dimensions[0], mask.Shape().Dimensions[1], c.HiddenSize, c.NumAttentionHeads
+	chunk := x.Shape().Dimensions[0] / rows
 	name := func(s string) string { return encoder.LayerKey(i, s) }
 	linear := func(x *graph.Node, part string) *graph.Node {
 		w := p[name(part)+".weight"]
 		return graph.Add(graph.Dot(x, graph.Transpose(w, 0, 1)).MatMul(), graph.Reshape(p[name(part)+".bias"], 1, w.Shape().Dimensions[0]))
 	}
 	split := func(x *graph.Node) *graph.Node {
-		return graph.TransposeAllAxes(graph.Reshape(x, rows, chunk, heads, d/heads), 0, 2, 1, 3)
+		return graph.TransposeAllAxes(graph.Reshape(x, rows, -1, heads, d/heads), 0, 2, 1, 3)
+	}
+	read := x
+	if keys < chunk {
+		read = graph.Slice(graph.Reshape(x, rows, chunk, d), graph.AxisRange(), graph.AxisRange(0, keys))
+		read = graph.Reshape(read, rows*keys, d)
 	}
 	// A chunk of padding only has no key: its attention gives zeros, not a mean.
 	key := graph.ConvertDType(mask, dtypes.Float32)
-	bias := graph.Reshape(graph.MulScalar(graph.OneMinus(key), -1e30), rows, 1, 1, chunk)
+	bias := graph.Reshape(graph.MulScalar(graph.OneMinus(key), -1e30), rows, 1, 1, keys)
 	some := graph.Reshape(graph.ReduceMax(key, 1), rows, 1, 1, 1)
 
-	q, k, v := split(linear(x, "attention.self.query")), split(linear(x, "attention.self.key")), split(linear(x, "attention.self.value"))
+	q, k, v := split(linear(x, "attention.self.query")), split(linear(read, "attention.self.key")), split(linear(read, "attention.self.value"))
 	scores := graph.DivScalar(graph.Einsum("rhqd,rhkd->rhqk", q, k), math.Sqrt(float64(d/heads)))
 	scores = graph.Mul(graph.Softmax(graph.Add(scores, bias), -1), some)
 	mixed := graph.TransposeAllAxes(graph.Einsum("rhqk,rhkd->rhqd", scores, v), 0, 2, 1, 3)

@@ -1,8 +1,10 @@
 package model_test
 
 import (
+	"encoding/json"
 	"fmt"
 	"math"
+	"os"
 	"testing"
 
 	"github.com/gomlx/gomlx/core/graph"
@@ -14,6 +16,17 @@ import (
 	"github.com/drag-and-drop-lora/dnd/trainer/backend"
 	"github.com/drag-and-drop-lora/dnd/trainer/model"
 )
+
+func readJSON(t *testing.T, path string, v any) {
+	t.Helper()
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal(raw, v); err != nil {
+		t.Fatal(err)
+	}
+}
 
 // each runs a test on both backends. A backend that is missing is a failure.
 func each(t *testing.T, f func(t *testing.T, b backend.Backend)) {
