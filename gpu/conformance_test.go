@@ -13,6 +13,11 @@ func TestConformance(t *testing.T) {
 	conformance.RunAll(t, d, d.Info().Name)
 }
 
+func TestHeldConformance(t *testing.T) {
+	d := open(t, gpu.Options{Device: -1})
+	conformance.RunHeld(t, d, d.Info().Name)
+}
+
 func TestGeneration(t *testing.T) {
 	d := open(t, gpu.Options{Device: -1})
 	conformance.RunGeneration(t, d, d.Info().Name)

@@ -15,6 +15,8 @@ type held struct {
 	d   *Device
 	on  *wgpu.Device // what the buffers were made on
 	run *run
+	// prepared says that the stage Once has run.
+	prepared bool
 }
 
 var _ graph.Holder = (*Device)(nil)
@@ -29,7 +31,7 @@ func (d *Device) Hold(p *graph.Program, w graph.Weights) (graph.Held, error) {
 	return &held{d: d, run: &run{d: d, p: p, weights: w, keep: true}}, nil
 }
 
-func (h *held) Run(ctx context.Context, stage string, in []graph.Input) (*graph.Result, error) {
+func (h *held) Run(ctx context.Context, stage string, in []graph.Input, report func(graph.Progress)) (*graph.Result, error) {
 	if h.run == nil {
 		return nil, errors.New("gpu: the held Program has ended")
 	}
@@ -40,7 +42,7 @@ func (h *held) Run(ctx context.Context, stage string, in []graph.Input) (*graph.
 		}
 		h.on = h.d.device
 		r := h.run
-		r.ctx, r.inputs, r.done, r.total, r.stages, r.parts, r.uploaded, r.hidden = ctx, in, 0, 0, nil, nil, 0, 0
+		r.ctx, r.inputs, r.report, r.done, r.total, r.stages, r.parts, r.uploaded, r.hidden = ctx, in, report, 0, 0, nil, nil, 0, 0
 		todo, bound := stageOf(r.p, stage)
 		if len(todo) == 0 {
 			return nil, fmt.Errorf("gpu: the held Program has no stage %q", stage)
@@ -58,7 +60,15 @@ func (h *held) Run(ctx context.Context, stage string, in []graph.Input) (*graph.
 				reads = append(reads, read)
 			}
 		}
-		return r.execute(todo, reads)
+		if once := r.p.Once; once != "" && stage != once && !h.prepared {
+			first, _ := stageOf(r.p, once)
+			todo = append(first, todo...)
+		} else if stage == once && h.prepared {
+			todo = nil
+		}
+		result, err = r.execute(todo, reads)
+		h.prepared = true
+		return result, err
 	}, func() {})
 	if err != nil {
 		h.Close()

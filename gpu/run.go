@@ -17,13 +17,14 @@ type run struct {
 	weights graph.Weights
 	inputs  []graph.Input
 	report  func(graph.Progress)
-	keep    bool // the buffers stay after their last dispatch, for another run
+	keep    bool // the buffers of all stages but Once stay, for another run
 
 	buffers []*wgpu.Buffer
-	live    int64 // bytes of buffers
-	dead    int64 // of those, what only waits for a submit to complete
-	staged  int64 // bytes of writes that wait for a submit to complete
-	peak    int64 // most of live and staged so far
+	groups  []*wgpu.BindGroup // of the dispatches, where they stay
+	live    int64             // bytes of buffers
+	dead    int64             // of those, what only waits for a submit to complete
+	staged  int64             // bytes of writes that wait for a submit to complete
+	peak    int64             // most of live and staged so far
 	piece   []byte
 
 	uploaded, hidden int64 // bytes, as Result has them
@@ -48,14 +49,12 @@ func (r *run) execute(todo []int, reads []graph.Read) (*graph.Result, error) {
 	p := r.p
 	_, last := p.Lifetimes()
 	if r.keep {
-		for i := range last {
-			last[i] = len(p.Dispatches)
-		}
+		_, last = p.HeldLifetimes()
 	}
 	if limit := r.d.options.MemoryBudget; limit > 0 {
 		n := r.d.Need(p)
 		if r.keep {
-			n = p.Memory().All + piece(p)
+			n = p.Memory().Held + piece(p)
 		}
 		if n > limit {
 			return nil, &BudgetError{Need: n, Budget: limit}
@@ -112,7 +111,7 @@ func (r *run) execute(todo []int, reads []graph.Read) (*graph.Result, error) {
 			started = r.clock(before.Stage, started)
 		}
 		before = d
-		if err := r.dispatch(d, pipelines[d.Kernel]); err != nil {
+		if err := r.dispatch(i, pipelines[d.Kernel]); err != nil {
 			return nil, err
 		}
 		for _, b := range d.Binds {
@@ -173,22 +172,45 @@ func (r *run) clockPart(started time.Time) time.Time {
 	return now
 }
 
-// dispatch adds one dispatch to the open submit.
-func (r *run) dispatch(d *graph.Dispatch, pl *pipeline) error {
+// group is the bind group of dispatch i, with its buffers filled.
+func (r *run) group(i int, pl *pipeline) (group *wgpu.BindGroup, err error) {
+	if r.groups != nil && r.groups[i] != nil {
+		return r.groups[i], nil
+	}
+	d := &r.p.Dispatches[i]
 	entries := make([]wgpu.BindGroupEntry, len(d.Binds))
 	for j, b := range d.Binds {
 		buffer, err := r.buffer(b.Buffer)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		entries[j] = wgpu.BindGroupEntry{Binding: uint32(j), Buffer: buffer, Offset: uint64(b.Offset), Size: uint64(b.Bytes)}
 	}
-	return guard(r.d.device, "dispatch "+d.Label, func() error {
-		group, err := r.d.device.CreateBindGroup(&wgpu.BindGroupDescriptor{Label: d.Label, Layout: pl.groups, Entries: entries})
-		if err != nil {
-			return err
+	err = guard(r.d.device, "dispatch "+d.Label, func() error {
+		group, err = r.d.device.CreateBindGroup(&wgpu.BindGroupDescriptor{Label: d.Label, Layout: pl.groups, Entries: entries})
+		return err
+	})
+	switch {
+	case err != nil:
+	case r.keep && (r.p.Once == "" || d.Stage != r.p.Once):
+		if r.groups == nil {
+			r.groups = make([]*wgpu.BindGroup, len(r.p.Dispatches))
 		}
+		r.groups[i] = group
+	default:
 		r.open.groups = append(r.open.groups, group)
+	}
+	return group, err
+}
+
+// dispatch adds dispatch i to the open submit.
+func (r *run) dispatch(i int, pl *pipeline) error {
+	d := &r.p.Dispatches[i]
+	group, err := r.group(i, pl)
+	if err != nil {
+		return err
+	}
+	return guard(r.d.device, "dispatch "+d.Label, func() (err error) {
 		if r.encoder == nil {
 			if r.encoder, err = r.d.device.CreateCommandEncoder(nil); err != nil {
 				return err
@@ -231,6 +253,11 @@ func (r *run) release() {
 	}
 	for _, s := range append(r.flying, r.open) {
 		for _, g := range s.groups {
+			g.Release()
+		}
+	}
+	for _, g := range r.groups {
+		if g != nil {
 			g.Release()
 		}
 	}

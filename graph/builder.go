@@ -26,6 +26,10 @@ type Builder struct {
 	// MaxCost is the most multiply-accumulates of one dispatch, so that a display's
 	// watchdog never sees a long one. NewBuilder sets 4e9; tests set less.
 	MaxCost int64
+	// Prepare, where not nil, makes all that depends on weights alone a stage of its own
+	// (Program.Once): packing weights and transforming kernels, into buffers that stay. It is
+	// for Programs that are held, and is to be set before the first operation.
+	Prepare *Preparation
 
 	limits  Limits
 	needs   Limits
@@ -42,6 +46,10 @@ type Builder struct {
 	pinned  map[int]bool
 	held    bool        // there is State
 	shapes  []ConvShape // of convolutions, each once
+
+	preparing bool       // dispatches go to the stage StagePrepare
+	prepared  []Dispatch // which comes before all others
+	scratch   map[int64][]released
 }
 
 type kernelEntry struct {
@@ -74,6 +82,7 @@ func NewBuilder(limits Limits) *Builder {
 		packed:  map[string][]shard{},
 		free:    map[int64][]released{},
 		pinned:  map[int]bool{},
+		scratch: map[int64][]released{},
 	}
 	b.program.Version = Version
 	b.program.Buffers = []Buffer{{Label: "params", Uniform: true, Source: Source{Kind: SourceInline}}}
@@ -107,6 +116,10 @@ func (b *Builder) Program() (*Program, error) {
 		return nil, b.err
 	}
 	p := &b.program
+	if len(b.prepared) > 0 {
+		p.Once = StagePrepare
+		p.Dispatches = append(b.prepared, p.Dispatches...)
+	}
 	if len(p.Dispatches) == 0 {
 		return nil, fmt.Errorf("graph: a program without dispatches")
 	}
@@ -189,7 +202,7 @@ type released struct{ buffer, at int }
 // An executor frees a buffer after its last use, so one that serves again takes memory in
 // between, too: buffers of smallBuffer bytes and more serve again only within shortGap
 // dispatches, where they save the making of a new one in a loop. A Program that is held keeps
-// all buffers anyway, and reuses all.
+// all buffers of its runs anyway, and reuses all.
 const (
 	smallBuffer = 1 << 20
 	shortGap    = 16
@@ -201,7 +214,8 @@ func (b *Builder) temp(label string, bytes int64) int {
 	if list := b.free[bytes]; len(list) > 0 {
 		last := list[len(list)-1]
 		b.free[bytes] = list[:len(list)-1]
-		if b.held || bytes < smallBuffer || len(b.program.Dispatches)-last.at <= shortGap {
+		held := (b.held || b.Prepare != nil) && !b.preparing
+		if held || bytes < smallBuffer || len(b.program.Dispatches)-last.at <= shortGap {
 			return last.buffer
 		}
 		// What comes after it was released longer ago.

@@ -67,6 +67,7 @@ type geometry struct {
 	outP, outQ int64
 	pad        int
 	tile       Tile // of direct sums
+	prepare    *Preparation
 }
 
 func newGeometry(c Conv, x, y *Tensor) geometry {
@@ -202,6 +203,7 @@ func (b *Builder) Conv(x *Tensor, c Conv) *Tensor {
 		return y
 	}
 	g := newGeometry(c, x, y)
+	g.prepare = b.Prepare
 	if s := g.shape(); c.K > 1 && !slices.Contains(b.shapes, s) {
 		b.shapes = append(b.shapes, s)
 	}
@@ -250,10 +252,11 @@ func (b *Builder) Conv(x *Tensor, c Conv) *Tensor {
 }
 
 // shards repacks the weights, as many output channels at a time as a scratch buffer
-// holds, and hands each piece to use.
+// holds, and hands each piece to use. Prepared ones are packed once.
 func (b *Builder) shards(g *geometry, use func(shard)) {
 	key := g.DType + " " + g.Weight
-	if kept, ok := b.packed[key]; ok && g.Keep {
+	keep := g.Keep || b.Prepare != nil
+	if kept, ok := b.packed[key]; ok && keep {
 		for _, s := range kept {
 			use(s)
 		}
@@ -275,12 +278,15 @@ func (b *Builder) shards(g *geometry, use func(shard)) {
 	k := b.kernel("repack", append([]wgsl.Const{{Name: "Store", Value: storages[g.DType].store}}, half...)...)
 	for from := int64(0); from < out && b.err == nil; from += per {
 		n := min(per, out-from)
-		packed := b.temp(g.Label+".packed", per*taps*size)
-		raw, base := b.weightValues(g.Weight, g.DType, from*taps, n*taps, out*taps)
-		b.each(g.Label+".repack", k, ceil(n, tileOut)*taps*2, []int{raw, packed}, arg{"taps", taps}, arg{"outputs", n}, arg{"base", base})
+		var packed int
+		b.once(func() {
+			packed = b.temp(g.Label+".packed", per*taps*size)
+			raw, base := b.weightValues(g.Weight, g.DType, from*taps, n*taps, out*taps)
+			b.each(g.Label+".repack", k, ceil(n, tileOut)*taps*2, []int{raw, packed}, arg{"taps", taps}, arg{"outputs", n}, arg{"base", base})
+		})
 		s := shard{span{int(from), int(from + n)}, packed}
 		use(s)
-		if g.Keep {
+		if keep {
 			b.packed[key] = append(b.packed[key], s)
 		} else {
 			b.releaseBuffer(packed)

@@ -51,6 +51,9 @@ func (p *Program) String() string {
 	fmt.Fprintf(&s, "program %d\nrequires buffer=%d binding=%d storage=%d groups=%d invocations=%d shared=%d\n",
 		p.Version, r.MaxBufferSize, r.MaxStorageBufferBindingSize, r.MaxStorageBuffersPerShaderStage,
 		r.MaxComputeWorkgroupsPerDimension, r.MaxComputeInvocationsPerWorkgroup, r.MaxComputeWorkgroupStorageSize)
+	if p.Once != "" {
+		fmt.Fprintf(&s, "once %s\n", p.Once)
+	}
 	for i, k := range p.Kernels {
 		types := make([]string, len(k.Bindings))
 		for j, t := range k.Bindings {

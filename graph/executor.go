@@ -102,9 +102,10 @@ type Budgeted interface {
 	Need(p *Program) int64
 }
 
-// Holder is an Executor that can keep a Program: its weights are brought once, and every
-// buffer but the inputs keeps its contents from run to run. A Program that is meant for it
-// says so (Builder.State); others may find the last run's values where they want zeros.
+// Holder is an Executor that can keep a Program: its weights are brought once, its stage
+// Once is run once, and every buffer but the inputs keeps its contents from run to run. A
+// Program that is meant for it says so (Builder.State, Builder.Prepare); others may find the
+// last run's values where they want zeros.
 type Holder interface {
 	Executor
 	// Hold takes p; the device's memory is taken with the first run.
@@ -114,8 +115,9 @@ type Holder interface {
 // Held is a Program that stays on a device. It is for one goroutine at a time.
 type Held interface {
 	// Run runs the dispatches of one stage once more, with the inputs that they bind, and
-	// hands back the reads of buffers that they bind. After an error it can not go on.
-	Run(ctx context.Context, stage string, in []Input) (*Result, error)
+	// hands back the reads of buffers that they bind. The first run is also that of the stage
+	// Once. After an error it can not go on. report may be nil.
+	Run(ctx context.Context, stage string, in []Input, report func(Progress)) (*Result, error)
 	// Close gives the memory back. Close of a closed one does nothing.
 	Close() error
 }

@@ -5,7 +5,8 @@ import "github.com/drag-and-drop-lora/dnd/wgsl"
 // The convolution in the frequency domain, by overlap-save: tiles of the input's planes
 // and the kernels are transformed, multiplied frequency by frequency as matrices of
 // channels, and transformed back. Spectra of kernels are several times their size, so
-// they are made for some outputs at a time, used, and made again by the next run.
+// they are made for some outputs at a time, used, and made again by the next run, unless
+// they are prepared: then all of them stay.
 
 // fourier adds the dispatches of a convolution by a plan.
 func (b *Builder) fourier(g *geometry, f *fourierPlan) {
@@ -40,14 +41,22 @@ func (b *Builder) fourier(g *geometry, f *fourierPlan) {
 		}
 		return
 	}
+	stay := make([][]int, len(shards))
 	for _, j := range jobs {
 		x := b.planeSpectra(g, f, j, parts)
-		for _, out := range shards {
+		for s, out := range shards {
 			products := b.products(g, f, j)
 			for i, c := range parts {
-				w := b.kernelSpectra(g, f, out, c)
-				b.multiply(g, f, j, x[i], w, products, c)
-				b.releaseBuffer(w)
+				if b.Prepare == nil {
+					w := b.kernelSpectra(g, f, out, c)
+					b.multiply(g, f, j, x[i], w, products, c)
+					b.releaseBuffer(w)
+					continue
+				}
+				if i == len(stay[s]) {
+					b.once(func() { stay[s] = append(stay[s], b.kernelSpectra(g, f, out, c)) })
+				}
+				b.multiply(g, f, j, x[i], stay[s][i], products, c)
 			}
 			b.inverse(g, f, j, out, products)
 		}

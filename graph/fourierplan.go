@@ -132,8 +132,11 @@ func (f *fourierPlan) bytes(g *geometry, limit int64) int64 {
 	padded := f.padded(f.items, f.down)
 	slices, _ := f.slices(f.outs, padded, limit)
 	planes := f.reals() * int64(g.c) * padded * 4
-	kernels := int64(f.part) * f.outs * tileOut * (f.reals()*4 + f.half()*int64(g.K)*8)
 	results := f.outs * tileOut * padded * (slices*f.reals()*4 + f.half()*int64(f.p.kept)*8)
+	if g.prepare != nil { // kernels are no scratch: they stay
+		return planes + results
+	}
+	kernels := int64(f.part) * f.outs * tileOut * (f.reals()*4 + f.half()*int64(g.K)*8)
 	weights := f.outs * tileOut
 	if !f.weightsBefore && (f.down < f.p.count || f.items < g.x.Shape[0]) {
 		weights = int64(g.Out) // every job wants all of them
@@ -141,6 +144,11 @@ func (f *fourierPlan) bytes(g *geometry, limit int64) int64 {
 	s := storages[g.DType]
 	raw := weights * g.taps() / s.values * s.bytes
 	return planes + kernels + results + raw
+}
+
+// stays is how many bytes the spectra of all kernels take.
+func (f *fourierPlan) stays(g *geometry) int64 {
+	return f.reals() * int64(g.c) * ceil(int64(g.Out), tileOut) * tileOut * 4
 }
 
 // estimate is the cost of all, in multiply-accumulates and what weighs as much.
@@ -166,9 +174,13 @@ func (f *fourierPlan) estimate(g *geometry, limit int64) {
 	inverse := batch * outs * tileOut * tiles * (half*ops(wgsl.ComplexBackOps, f.p.points, f.p.kept) +
 		int64(f.p.kept)*ops(wgsl.RealBackOps, f.q.points, f.q.kept) +
 		move*(slices*reals+4*half*int64(f.p.kept)+int64(f.p.kept*f.q.kept)))
-	if f.weightsBefore {
+	switch {
+	case g.prepare != nil: // an earlier run has made the spectra
+		f.cost = float64(planes) + float64(product) + float64(inverse) + g.prepare.ByteCost*float64(f.stays(g))
+		return
+	case f.weightsBefore:
 		planes *= shards
-	} else {
+	default:
 		kernels *= jobs
 	}
 	f.cost = float64(kernels) + float64(planes) + float64(product) + float64(inverse)
@@ -185,6 +197,10 @@ func (g *geometry) directCost() float64 {
 	outs, columns := side(g.Out, g.tile.Outputs), side(g.q, g.tile.Positions)
 	macs := float64(batch*outs*columns) * float64(int64(g.c)*int64(rows)*k)
 	weights := 3 * int64(g.c) * k * k * outs
+	if g.prepare != nil { // they are packed: read once, not written and read again
+		weights /= 3
+		macs += g.prepare.ByteCost * float64(4*weights)
+	}
 	planes := batch * int64(g.p) * (3*int64(g.c)*int64(g.q) + outs*columns)
 	return macs + move*float64(weights+planes)
 }
@@ -221,6 +237,9 @@ func (b *Builder) cheapest(g *geometry, way ConvWay) (best *fourierPlan) {
 			}
 			for _, order := range []struct{ byParts, weightsBefore bool }{{true, false}, {false, false}, {false, true}} {
 				f := &fourierPlan{p: p, q: q, weightsBefore: order.weightsBefore}
+				if f.weightsBefore && g.prepare != nil { // they are there in any order
+					continue
+				}
 				if !f.fits(g, limit, order.byParts) {
 					continue
 				}

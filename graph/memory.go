@@ -5,8 +5,9 @@ type Memory struct {
 	// Peak is the most bytes of buffers that are needed at a time, At the dispatch then.
 	Peak int64
 	At   string
-	// All is the bytes of all buffers together: what a Program that is held takes.
-	All int64
+	// Held is what a Program takes that is held: all buffers but those that only its stage
+	// Once binds, or more while that runs.
+	Held int64
 	// Weights is how many bytes of weights are brought to the device in all.
 	Weights int64
 }
@@ -15,29 +16,69 @@ type Memory struct {
 // that binds it and frees it after the last.
 func (p *Program) Memory() Memory {
 	first, last := p.Lifetimes()
-	change := make([]int64, len(p.Dispatches)+2)
+	_, heldLast := p.HeldLifetimes()
+	change, held := make([]int64, len(p.Dispatches)+2), make([]int64, len(p.Dispatches)+2)
 	var m Memory
 	for i, b := range p.Buffers {
 		if last[i] < 0 {
 			continue
 		}
-		m.All += b.Bytes
-		change[max(first[i], 0)] += b.Bytes
+		from := max(first[i], 0)
+		change[from] += b.Bytes
 		change[last[i]+1] -= b.Bytes
+		held[from] += b.Bytes
+		held[heldLast[i]+1] -= b.Bytes
 		if b.Source.Kind == SourceWeights {
 			m.Weights += b.Bytes
 		}
 	}
-	live := int64(0)
-	for i, c := range change {
-		if live += c; live > m.Peak {
+	live, stays := int64(0), int64(0)
+	for i := range len(p.Dispatches) + 1 {
+		if live += change[i]; live > m.Peak {
 			m.Peak, m.At = live, ""
 			if i < len(p.Dispatches) {
 				m.At = p.Dispatches[i].Label
 			}
 		}
+		stays += held[i]
+		m.Held = max(m.Held, stays)
 	}
 	return m
+}
+
+// HeldLifetimes is Lifetimes where the Program is held: what any stage but Once binds, or is
+// read back, lives on.
+func (p *Program) HeldLifetimes() (first, last []int) {
+	first, last = p.Lifetimes()
+	once := p.once()
+	for i := range last {
+		if last[i] >= once {
+			last[i] = len(p.Dispatches)
+		}
+	}
+	return first, last
+}
+
+// once is how many dispatches the stage Once has, the first of all.
+func (p *Program) once() int {
+	if p.Once == "" {
+		return 0
+	}
+	for i := range p.Dispatches {
+		if p.Dispatches[i].Stage != p.Once {
+			return i
+		}
+	}
+	return len(p.Dispatches)
+}
+
+// RunCost is the multiply-accumulates of a run of a held Program's other stages.
+func (p *Program) RunCost() int64 {
+	cost := int64(0)
+	for _, d := range p.Dispatches[p.once():] {
+		cost += d.Cost
+	}
+	return cost
 }
 
 // Lifetimes finds, for each buffer, the first and last dispatch that binds it: -1 where

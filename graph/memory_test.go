@@ -18,7 +18,7 @@ func TestMemory(t *testing.T) {
 		Reads: []graph.Read{{Buffer: 2}},
 	}
 	// Of the third's neighbours, the parameters and the result live on; buffer 3 never does.
-	want := graph.Memory{Peak: 8 + 20 + 400, At: "third", All: 8 + 100 + 20 + 400, Weights: 100}
+	want := graph.Memory{Peak: 8 + 20 + 400, At: "third", Held: 8 + 100 + 20 + 400, Weights: 100}
 	if got := p.Memory(); got != want {
 		t.Errorf("%+v, want %+v", got, want)
 	}

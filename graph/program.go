@@ -22,6 +22,11 @@ type Program struct {
 	Buffers    []Buffer   `json:"buffers"`
 	Dispatches []Dispatch `json:"dispatches"`
 	Reads      []Read     `json:"reads"`
+	// Once names a stage that depends on no input, empty where there is none: its dispatches
+	// are the first. Where the Program is held (Holder) they run once, before the first run of
+	// another stage, and buffers that nothing else binds are given back then. A run of the
+	// whole Program runs them like all others.
+	Once string `json:"once,omitempty"`
 }
 
 // Limits are the WebGPU limits and features that a Program needs, or a device has. Bytes
@@ -52,6 +57,18 @@ func DefaultLimits() Limits {
 		MaxComputeInvocationsPerWorkgroup: 256,
 		MaxComputeWorkgroupStorageSize:    16384,
 	}
+}
+
+// Union is what suffices for what needs l and for what needs o.
+func (l Limits) Union(o Limits) Limits {
+	l.MaxBufferSize = max(l.MaxBufferSize, o.MaxBufferSize)
+	l.MaxStorageBufferBindingSize = max(l.MaxStorageBufferBindingSize, o.MaxStorageBufferBindingSize)
+	l.MaxStorageBuffersPerShaderStage = max(l.MaxStorageBuffersPerShaderStage, o.MaxStorageBuffersPerShaderStage)
+	l.MaxComputeWorkgroupsPerDimension = max(l.MaxComputeWorkgroupsPerDimension, o.MaxComputeWorkgroupsPerDimension)
+	l.MaxComputeInvocationsPerWorkgroup = max(l.MaxComputeInvocationsPerWorkgroup, o.MaxComputeInvocationsPerWorkgroup)
+	l.MaxComputeWorkgroupStorageSize = max(l.MaxComputeWorkgroupStorageSize, o.MaxComputeWorkgroupStorageSize)
+	l.ShaderF16, l.Subgroups = l.ShaderF16 || o.ShaderF16, l.Subgroups || o.Subgroups
+	return l
 }
 
 // BindType is how a kernel uses a binding. Binding numbers are positions in

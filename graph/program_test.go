@@ -161,6 +161,17 @@ func TestValidate(t *testing.T) {
 		{"expected a storage buffer", func(p *graph.Program) { p.Reads[0].Buffer = -1 }},
 		{"range of", func(p *graph.Program) { p.Reads[0].Bytes += 4 }},
 		{"range of", func(p *graph.Program) { p.Reads[0].Offset = 2 }},
+		{"expected the first dispatch's stage", func(p *graph.Program) { p.Once = "never" }},
+		{"but binds the input", func(p *graph.Program) { p.Once = p.Dispatches[0].Stage }},
+		{"comes after others", func(p *graph.Program) {
+			prepare(p)
+			p.Dispatches[len(p.Dispatches)-1].Stage = p.Once
+		}},
+		{"which stage \"once\" has made", func(p *graph.Program) {
+			prepare(p)
+			p.Dispatches = append(p.Dispatches, p.Dispatches[0])
+			p.Dispatches[len(p.Dispatches)-1].Stage = "other"
+		}},
 	} {
 		p := small(t)
 		c.spoil(p)
@@ -170,6 +181,63 @@ func TestValidate(t *testing.T) {
 	}
 	if err := small(t).Validate(); err != nil {
 		t.Error(err)
+	}
+}
+
+// prepare makes a stage of the first dispatch that runs once: it reads and writes new buffers.
+func prepare(p *graph.Program) {
+	p.Once = "once"
+	d := &p.Dispatches[0]
+	d.Stage, d.Binds = p.Once, append([]graph.Bind(nil), d.Binds...)
+	for i, t := range p.Kernels[d.Kernel].Bindings {
+		if t != graph.BindUniform {
+			p.Buffers = append(p.Buffers, graph.Buffer{Bytes: p.Buffers[d.Binds[i].Buffer].Bytes, Source: graph.Source{Kind: graph.SourceZero}})
+			d.Binds[i].Buffer = len(p.Buffers) - 1
+		}
+	}
+}
+
+// A convolution's weights are packed, and its kernels transformed, in the stage that runs once;
+// what a run still does is what it did without them, and the planner counts no more than that.
+func TestPrepare(t *testing.T) {
+	build := func(p *graph.Preparation, k int, way graph.Method) *graph.Program {
+		t.Helper()
+		limits := graph.DefaultLimits()
+		limits.Tuning = &graph.Tuning{All: graph.ConvWay{Method: way}}
+		b := graph.NewBuilder(limits)
+		b.Prepare = p
+		b.Stage("run")
+		x := b.Input("x", [4]int{1, 200, 10, 20})
+		b.Read("y", b.Conv(x, graph.Conv{Label: "c", Weight: "w", DType: "F16", Out: 300, K: k}))
+		program, err := b.Program()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return program
+	}
+	for _, way := range []graph.Method{graph.Direct, graph.Fourier} {
+		streamed, prepared := build(nil, 9, way), build(&graph.Preparation{}, 9, way)
+		if prepared.Once != graph.StagePrepare || prepared.Dispatches[0].Stage != graph.StagePrepare {
+			t.Fatalf("%s: once is %q", way, prepared.Once)
+		}
+		if s := prepared.String(); !strings.Contains(s, "once prepare\n") {
+			t.Errorf("printed without its stage: %s", s)
+		}
+		left := streamed.RunCost()
+		for _, d := range prepared.Dispatches {
+			left -= d.Cost
+		}
+		// Other transforms may be the cheapest.
+		if way == graph.Direct && left != 0 || prepared.RunCost() >= streamed.RunCost() {
+			t.Errorf("%s: %d in all, %d a run, prepared %d a run", way, streamed.RunCost(), left, prepared.RunCost())
+		}
+	}
+	// Where kernels are transformed for each run it does not pay on so small a plane; where
+	// once, it does, as long as its memory costs nothing.
+	transforms := func(p *graph.Program) bool { return strings.Contains(p.String(), "fourierproduct") }
+	if transforms(build(nil, 9, "")) || !transforms(build(&graph.Preparation{}, 9, "")) || transforms(build(&graph.Preparation{ByteCost: 1 << 20}, 9, "")) {
+		t.Errorf("through the frequency domain: %v, prepared %v, with a price on memory %v",
+			transforms(build(nil, 9, "")), transforms(build(&graph.Preparation{}, 9, "")), transforms(build(&graph.Preparation{ByteCost: 1 << 20}, 9, "")))
 	}
 }
 

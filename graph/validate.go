@@ -66,7 +66,41 @@ func (p *Program) Validate() error {
 		}
 		cost += d.Cost
 	}
+	if err := p.validateOnce(); err != nil {
+		return err
+	}
 	return p.validateReads()
+}
+
+// validateOnce checks that the stage Once comes first, takes no input, and that nobody else
+// writes what it leaves.
+func (p *Program) validateOnce() error {
+	if p.Once == "" {
+		return nil
+	}
+	once := p.once()
+	if len(p.Once) > maxLabel || once == 0 {
+		return fmt.Errorf("program: once is %.64q, expected the first dispatch's stage", p.Once)
+	}
+	left := make([]bool, len(p.Buffers))
+	for i := range p.Dispatches {
+		d := &p.Dispatches[i]
+		if i >= once && d.Stage == p.Once {
+			return fmt.Errorf("program: dispatch %d (%.64q): stage %.64q is to run once, but comes after others", i, d.Label, d.Stage)
+		}
+		for j, b := range d.Binds {
+			writes := p.Kernels[d.Kernel].Bindings[j] == BindReadWrite
+			switch {
+			case i < once && p.Buffers[b.Buffer].Source.Kind == SourceInput:
+				return fmt.Errorf("program: dispatch %d (%.64q): stage %.64q is to run once, but binds the input %.64q", i, d.Label, d.Stage, p.Buffers[b.Buffer].Source.Name)
+			case i < once:
+				left[b.Buffer] = left[b.Buffer] || writes
+			case writes && left[b.Buffer]:
+				return fmt.Errorf("program: dispatch %d (%.64q) writes buffer %d (%.64q), which stage %.64q has made", i, d.Label, b.Buffer, p.Buffers[b.Buffer].Label, p.Once)
+			}
+		}
+	}
+	return nil
 }
 
 func (l *Limits) validate() error {

@@ -47,6 +47,7 @@ type generatedMany struct {
 	Model     string       `json:"base_model"`
 	Batch     int          `json:"batch"`    // tasks that were decoded at a time
 	Resident  bool         `json:"resident"` // weights stayed on the device
+	Prepared  bool         `json:"prepared"` // packed and transformed once for all
 	Made      int          `json:"made"`
 	Kept      int          `json:"kept"`
 	Failed    int          `json:"failed"`
@@ -186,10 +187,6 @@ func (m *manyTasks) failed(t *taskResult, err error) {
 	m.e.Message("%s: %v", t.Prompts, err)
 }
 
-// mostResident is how many bytes of weights and what is computed with them stay on a device
-// whose memory nobody has told, WebGPU least of all.
-const mostResident = 2 << 30
-
 // mostLoaded is how many bytes of weights are kept in the host's memory.
 const mostLoaded = 1 << 30
 
@@ -210,14 +207,13 @@ func (m *manyTasks) generate(ctx context.Context, todo []*taskResult) error {
 	groups := (len(todo) + batch - 1) / batch
 	batch = (len(todo) + groups - 1) / groups
 	m.result.Batch = batch
-	if r, ok := m.runner.(*generator.ExecutorRunner); ok && len(todo) > 1 {
-		most := m.backend.Memory
-		if most == 0 {
-			most = mostResident
-		}
-		if m.result.Resident, err = r.Keep(m.p, batch, most); err != nil {
+	if r, ok := m.runner.(generator.Keeper); ok && len(todo) > 1 {
+		kept, err := r.Keep(m.p, batch, m.backend.resident())
+		if err != nil {
 			return err
 		}
+		m.result.Resident = kept.Resident != generator.ResidentNothing
+		m.result.Prepared = kept.Resident == generator.ResidentPrepared
 	}
 	if bytes := m.p.Summary().Bytes; !m.result.Resident && len(todo) > 1 && bytes <= mostLoaded {
 		begin := time.Now()
@@ -329,6 +325,8 @@ func (g *generatedMany) print(e *cli.Env) error {
 			printStages(w, g.Stages)
 			where := "brought for each batch"
 			switch {
+			case g.Prepared:
+				where = "on the device for all, packed and transformed once"
 			case g.Resident:
 				where = "on the device for all"
 			case g.Backend != backends.WebGPU:

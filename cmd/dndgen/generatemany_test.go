@@ -43,7 +43,7 @@ func TestGenerateFolder(t *testing.T) {
 			return g
 		}
 		g := generate(1, "--batch", "2")
-		if g.Made != 3 || g.Failed != 1 || g.Kept != 0 || g.Batch != 2 || g.Resident != (backend == "webgpu") || len(g.Tasks) != 4 {
+		if g.Made != 3 || g.Failed != 1 || g.Kept != 0 || g.Batch != 2 || g.Resident != (backend == "webgpu") || g.Prepared != g.Resident || len(g.Tasks) != 4 {
 			t.Errorf("%s: %+v", backend, g)
 		}
 		if bad := g.Tasks[2]; bad.State != taskFailed || !strings.Contains(bad.Error, "bad.json") {

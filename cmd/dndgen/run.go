@@ -31,6 +31,18 @@ func addBackendFlags(flags *pflag.FlagSet) *backendFlags {
 	return b
 }
 
+// mostResident is how many bytes of weights and what is computed with them stay on a device
+// whose memory nobody has told, WebGPU least of all.
+const mostResident = 2 << 30
+
+// resident is how many bytes may stay on the device from one adapter to the next.
+func (b *backendFlags) resident() int64 {
+	if b.Memory > 0 {
+		return b.Memory
+	}
+	return mostResident
+}
+
 func (b *backendFlags) check() error {
 	if b.Memory < 0 {
 		return cli.Usagef("--memory %d: expected a number of bytes", b.Memory)

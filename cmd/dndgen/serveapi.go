@@ -179,7 +179,7 @@ func (a *api) open(ctx context.Context, e *cli.Env, first *generator.Package, to
 	}
 	s.close = append(s.close, runner.Close)
 	if s.engine, err = engine.New(engine.Options{
-		Runner: runner, Generators: packages, Memory: a.weightBytes, Weights: a.backend.Weights, Tool: tool(), Build: build,
+		Runner: runner, Generators: packages, Memory: a.weightBytes, Device: a.backend.resident(), Weights: a.backend.Weights, Tool: tool(), Build: build,
 	}); err != nil {
 		return s, err
 	}

@@ -72,7 +72,14 @@ func (m *Manifest) Nearest(condition []float32, mask []uint32) (*Nearest, error)
 
 // CompileEncode is the text encoder alone: ids and mask in, condition out.
 func CompileEncode(m *Manifest, limits graph.Limits, dtype string) (*graph.Program, error) {
+	return PrepareEncode(m, limits, dtype, nil)
+}
+
+// PrepareEncode is CompileEncode with what depends on weights alone in a stage of its own, for
+// Programs that are held (graph.Builder.Prepare).
+func PrepareEncode(m *Manifest, limits graph.Limits, dtype string, p *graph.Preparation) (*graph.Program, error) {
 	b := graph.NewBuilder(limits)
+	b.Prepare = p
 	condition, err := m.encode(b, dtype)
 	if err != nil {
 		return nil, err
@@ -91,7 +98,13 @@ func (m *Manifest) encode(b *graph.Builder, dtype string) (*graph.Tensor, error)
 
 // CompileDecode is the decoder alone: batch conditions in, weight tokens out.
 func CompileDecode(m *Manifest, limits graph.Limits, batch int, dtype string) (*graph.Program, error) {
+	return PrepareDecode(m, limits, batch, dtype, nil)
+}
+
+// PrepareDecode is to CompileDecode what PrepareEncode is to CompileEncode.
+func PrepareDecode(m *Manifest, limits graph.Limits, batch int, dtype string, p *graph.Preparation) (*graph.Program, error) {
 	b := graph.NewBuilder(limits)
+	b.Prepare = p
 	in := m.Decoder.Condition()
 	condition := b.Input(InputCondition, [4]int{batch, in[0], in[1], in[2]})
 	b.Read(OutputTokens, decoder.Build(b, m.Decoder, condition, decoder.Options{DType: dtype}))

@@ -81,7 +81,7 @@ func (r *ExecutorRunner) Encode(ctx context.Context, p *Package, b text.Batch, r
 		return nil, err
 	}
 	if held := r.kept.encoder(p); held != nil {
-		return r.again(ctx, held, encoder.Stage, in)
+		return r.again(ctx, held, encoder.Stage, r.encodeProgram(p), in, report)
 	}
 	return r.run(ctx, p, r.encodeProgram(p), in, report)
 }
@@ -94,7 +94,7 @@ func (r *ExecutorRunner) Decode(ctx context.Context, p *Package, condition []flo
 	}
 	input := []graph.Input{{Name: InputCondition, Data: Bytes(condition)}}
 	if held := r.kept.decoder(p, batch); held != nil {
-		return r.again(ctx, held, decoder.Stage, input)
+		return r.again(ctx, held, decoder.Stage, r.decodeProgram(p, batch), input, report)
 	}
 	return r.run(ctx, p, r.decodeProgram(p, batch), input, report)
 }

@@ -25,7 +25,7 @@ func (s *Step) Answer(ctx context.Context, h graph.Held, prompt, ends []int32, t
 	}
 	at := 0
 	run := func(stage, input string, tokens []byte) (*graph.Result, error) {
-		return h.Run(ctx, stage, []graph.Input{{Name: input, Data: tokens}, {Name: InputPosition, Data: word(nil, uint32(at))}, {Name: InputFactor, Data: factor}})
+		return h.Run(ctx, stage, []graph.Input{{Name: input, Data: tokens}, {Name: InputPosition, Data: word(nil, uint32(at))}, {Name: InputFactor, Data: factor}}, nil)
 	}
 	// The last token is the first answer's step. What the others' last run reads beyond them
 	// is written anew before it is used.

@@ -37,10 +37,11 @@ type Executor struct {
 	limits  graph.Limits
 	device  string
 
-	turn sync.Mutex
-	jobs chan *job
-	mu   sync.Mutex
-	now  *job
+	turn  sync.Mutex
+	holds int // Programs that were held so far
+	jobs  chan *job
+	mu    sync.Mutex
+	now   *job
 
 	ready chan error // once
 	ended chan error // Chromium's exit
@@ -48,6 +49,8 @@ type Executor struct {
 
 type job struct {
 	program []byte
+	held    string // the name of one that stays, empty for a Program that is run once
+	stage   string // of it to run, empty to end it
 	weights graph.Weights
 	inputs  []graph.Input
 	done    chan answer
@@ -120,9 +123,13 @@ func (e *Executor) Run(ctx context.Context, p *graph.Program, w graph.Weights, i
 	if err != nil {
 		return nil, err
 	}
+	return e.do(ctx, &job{program: raw, weights: w, inputs: in})
+}
+
+func (e *Executor) do(ctx context.Context, j *job) (*graph.Result, error) {
 	e.turn.Lock()
 	defer e.turn.Unlock()
-	j := &job{program: raw, weights: w, inputs: in, done: make(chan answer, 1)}
+	j.done = make(chan answer, 1)
 	select {
 	case e.jobs <- j:
 	case err := <-e.ended:
@@ -140,6 +147,37 @@ func (e *Executor) Run(ctx context.Context, p *graph.Program, w graph.Weights, i
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
+}
+
+// held is a Program that stays in the browser.
+type held struct {
+	e       *Executor
+	name    string
+	program []byte
+	weights graph.Weights
+}
+
+var _ graph.Holder = (*Executor)(nil)
+
+// Hold implements graph.Holder. reports are not called.
+func (e *Executor) Hold(p *graph.Program, w graph.Weights) (graph.Held, error) {
+	raw, err := p.Encode()
+	if err != nil {
+		return nil, err
+	}
+	e.turn.Lock()
+	defer e.turn.Unlock()
+	e.holds++
+	return &held{e, strconv.Itoa(e.holds), raw, w}, nil
+}
+
+func (h *held) Run(ctx context.Context, stage string, in []graph.Input, _ func(graph.Progress)) (*graph.Result, error) {
+	return h.e.do(ctx, &job{program: h.program, held: h.name, stage: stage, weights: h.weights, inputs: in})
+}
+
+func (h *held) Close() error {
+	_, err := h.e.do(context.Background(), &job{held: h.name})
+	return err
 }
 
 // Close ends Chromium and removes its profile.
@@ -180,7 +218,7 @@ func (e *Executor) handler(script []byte) http.Handler {
 			e.mu.Lock()
 			e.now = j
 			e.mu.Unlock()
-			message := guest.Message{{Name: "program", Data: j.program}}
+			message := guest.Message{{Name: "program", Data: j.program}, {Name: "held", Data: []byte(j.held)}, {Name: "stage", Data: []byte(j.stage)}}
 			for _, in := range j.inputs {
 				message = append(message, guest.Part{Name: "input/" + in.Name, Data: in.Data})
 			}

@@ -18,5 +18,6 @@ func TestConformance(t *testing.T) {
 	t.Logf("device: %s", e.Device())
 	backend := "Chromium, " + e.Device()
 	conformance.RunAll(t, e, backend)
+	t.Run("held", func(t *testing.T) { conformance.RunHeld(t, e, backend) })
 	t.Run("generation", func(t *testing.T) { conformance.RunGeneration(t, e, backend) })
 }

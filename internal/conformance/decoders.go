@@ -34,7 +34,7 @@ func decoderCases() ([]Case, error) {
 			affine  bool
 			method  graph.Method
 		}{{0, false, ""}, {d.binding, false, graph.Direct}, {d.binding, true, graph.Direct}, {0, false, graph.Fourier}} {
-			c, err := decoderCase(d.name, v.binding, v.affine, v.method)
+			c, err := decoderCase(d.name, v.binding, v.affine, v.method, nil)
 			if err != nil {
 				return nil, fmt.Errorf("decoder %s: %w", d.name, err)
 			}
@@ -68,7 +68,8 @@ func readAll(path, prefix string) (Tensors, map[string][]int, error) {
 	return tensors, shapes, nil
 }
 
-func decoderCase(name string, binding int64, affine bool, method graph.Method) (Case, error) {
+// decoderCase holds a decoder to a golden file; prepare is the Builder's.
+func decoderCase(name string, binding int64, affine bool, method graph.Method, prepare *graph.Preparation) (Case, error) {
 	var config decoder.Config
 	text, err := os.ReadFile(golden.Path("decoders", name, "config.json"))
 	if err == nil {
@@ -98,6 +99,7 @@ func decoderCase(name string, binding int64, affine bool, method graph.Method) (
 		io["output"] = finish(config, io["output"], weights)
 	}
 	p, err := build(title, limits, func(b *graph.Builder) {
+		b.Prepare = prepare
 		condition := b.Input("condition", [4]int(ioShapes["condition"]))
 		b.Read("output", decoder.Build(b, config, condition, decoder.Options{Intermediates: true}))
 	})

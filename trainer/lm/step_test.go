@@ -179,7 +179,7 @@ func likelihood(t *testing.T, s *llama.Step, h graph.Held, ids []int32, first in
 			}
 		}
 		result, err := h.Run(t.Context(), stage, []graph.Input{{Name: input, Data: raw}, {Name: llama.InputPosition, Data: word(nil, uint32(at))},
-			{Name: llama.InputFactor, Data: word(word(nil, math.Float32bits(s.Factor[0])), math.Float32bits(s.Factor[1]))}})
+			{Name: llama.InputFactor, Data: word(word(nil, math.Float32bits(s.Factor[0])), math.Float32bits(s.Factor[1]))}}, nil)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -17,13 +17,13 @@ export interface RunResult {
   peakBytes: number;
 }
 
-/** A Program that stays on a device: its weights come with the first run, and every buffer but the inputs keeps its contents. */
+/** A Program that stays on a device: its weights come and its stage once runs with the first run, and every buffer but the inputs keeps its contents. */
 export interface Held {
   /**
    * Runs the dispatches of one stage once more, with the inputs that they bind, and hands back
    * the reads of buffers that they bind. After an error it can not go on.
    */
-  run(stage: string, inputs: Map<string, Uint8Array>, signal?: AbortSignal): Promise<RunResult>;
+  run(stage: string, inputs: Map<string, Uint8Array>, signal?: AbortSignal, report?: (p: RunProgress) => void): Promise<RunResult>;
   close(): void;
 }
 
@@ -110,9 +110,9 @@ export class Device {
   /** Runs a checked Program. It stops soon after the signal is aborted, with its reason. */
   async run(p: Program, weights: WeightSource, inputs: Map<string, Uint8Array>, signal?: AbortSignal, report?: (p: RunProgress) => void): Promise<RunResult> {
     this.fits(p);
-    const run = new Run(this, this.device, p, weights, false, report);
+    const run = new Run(this, this.device, p, weights, false);
     try {
-      return await this.told(run.execute(inputs, signal), signal);
+      return await this.told(run.execute(inputs, signal, report), signal);
     } finally {
       run.release();
     }
@@ -122,7 +122,7 @@ export class Device {
   hold(p: Program, weights: WeightSource): Held {
     this.fits(p);
     const run = new Run(this, this.device, p, weights, true);
-    return { run: (stage, inputs, signal) => this.told(run.execute(inputs, signal, stage), signal), close: () => run.release() };
+    return { run: (stage, inputs, signal, report) => this.told(run.execute(inputs, signal, report, stage), signal), close: () => run.release() };
   }
 
   private fits(p: Program): void {
@@ -164,6 +164,8 @@ class Run {
   private readonly last = new Map<number, number>(); // the last dispatch that binds each buffer
   private inputs = new Map<string, Uint8Array>();
   private signal: AbortSignal | undefined;
+  private report: ((p: RunProgress) => void) | undefined;
+  private prepared = false; // the dispatches that run once have run
   private stages: { stage: string; seconds: number }[] = [];
   private dead: number[] = [];
   private deadSize = 0;
@@ -179,17 +181,23 @@ class Run {
   private flying: Promise<void> | undefined;
 
   constructor(private readonly owner: Device, private readonly device: GPUDevice, private readonly p: Program, private readonly weights: WeightSource,
-    private readonly keep: boolean, private readonly report?: (p: RunProgress) => void) {
-    p.dispatches.forEach((d, i) => d.binds.forEach((b) => this.last.set(b.buffer, i)));
+    private readonly keep: boolean) {
+    p.dispatches.forEach((d, i) => d.binds.forEach((b) => this.last.set(b.buffer, keep && !this.first(d) ? p.dispatches.length : i)));
     for (const r of p.reads) this.last.set(r.buffer, p.dispatches.length);
   }
 
+  /** Says whether a dispatch is one of those that run once where the Program is held. */
+  private first(d: Dispatch): boolean {
+    return this.p.once !== undefined && d.stage === this.p.once;
+  }
+
   /** Runs all dispatches, or those of a stage. */
-  async execute(inputs: Map<string, Uint8Array>, signal?: AbortSignal, stage?: string): Promise<RunResult> {
+  async execute(inputs: Map<string, Uint8Array>, signal?: AbortSignal, report?: (p: RunProgress) => void, stage?: string): Promise<RunResult> {
     const p = this.p;
-    const todo = [...p.dispatches.entries()].filter(([, d]) => stage === undefined || d.stage === stage);
-    if (stage !== undefined && todo.length === 0) throw new Error(`the held program has no stage ${stage.slice(0, 64)}`);
-    const bound = new Set(todo.flatMap(([, d]) => d.binds.map((b) => b.buffer)));
+    const todo = [...p.dispatches.entries()].filter(([, d]) => stage === undefined || (this.first(d) ? !this.prepared : d.stage === stage));
+    if (stage !== undefined && !p.dispatches.some((d) => d.stage === stage)) throw new Error(`the held program has no stage ${stage.slice(0, 64)}`);
+    this.report = report;
+    const bound = new Set(todo.filter(([, d]) => stage === undefined || d.stage === stage).flatMap(([, d]) => d.binds.map((b) => b.buffer)));
     [this.inputs, this.signal, this.stages, this.done] = [inputs, signal, [], 0];
     this.total = todo.reduce((sum, [, d]) => sum + d.cost, 0);
     for (const [i, made] of this.buffers.entries()) {
@@ -202,7 +210,7 @@ class Run {
       if (before && d.stage !== before.stage) started = await this.clock(before.stage, started);
       before = d;
       await this.dispatch(i, d, pipelines[d.kernel]!);
-      for (const b of this.keep ? [] : d.binds) {
+      for (const b of d.binds) {
         if (this.last.get(b.buffer) === i && !this.dead.includes(b.buffer)) {
           this.dead.push(b.buffer);
           this.deadSize += p.buffers[b.buffer]!.bytes;
@@ -210,6 +218,7 @@ class Run {
       }
       if (this.load >= this.budget || this.deadSize >= deadBytes) await this.submit(d.stage);
     }
+    this.prepared = true;
     // A held Program's runs are short: the next waits for their work anyway.
     if (before) await (this.keep ? this.submit(before.stage) : this.clock(before.stage, started));
     const outputs = new Map<string, Uint8Array>();
@@ -246,7 +255,7 @@ class Run {
       const entries: GPUBindGroupEntry[] = [];
       for (const [binding, b] of d.binds.entries()) entries.push({ binding, resource: { buffer: await this.buffer(b.buffer), offset: b.offset ?? 0, size: b.bytes } });
       group = this.device.createBindGroup({ label: d.label, layout: pipeline.getBindGroupLayout(0), entries });
-      if (this.keep) this.groups[i] = group;
+      if (this.keep && !this.first(d)) this.groups[i] = group;
     }
     if (!this.encoder) {
       this.device.pushErrorScope("validation");

@@ -9,6 +9,8 @@ export interface Program {
   buffers: Buffer[];
   dispatches: Dispatch[];
   reads: Read[];
+  /** The stage, first of all, that runs once where the Program is held: it depends on no input. */
+  once?: string;
 }
 
 /** WebGPU limits, in bytes or counts, and features. */
@@ -111,6 +113,7 @@ function check(p: Program): void {
   });
   if (total > most.bytes) throw new Error(`program: buffers of ${total} bytes`);
   p.dispatches.forEach((d, i) => checkDispatch(p, d, `program: dispatch ${i} (${String(d.label).slice(0, 64)})`));
+  checkOnce(p);
   p.reads.forEach((r, i) => {
     const b = p.buffers[r.buffer];
     if (typeof r.name !== "string" || !b || b.uniform || !inside(r, b.bytes)) throw new Error(`program: read ${i}: no range of a storage buffer`);
@@ -161,6 +164,23 @@ function checkDispatch(p: Program, d: Dispatch, where: string): void {
         throw new Error(`${where}: bindings ${j} and ${i} share a buffer and one writes`);
       }
     }
+  });
+}
+
+function checkOnce(p: Program): void {
+  if (p.once === undefined) return;
+  if (typeof p.once !== "string" || p.once === "" || p.dispatches[0]?.stage !== p.once) throw new Error("program: once is not the first dispatch's stage");
+  const left = new Set<number>();
+  let over = false;
+  p.dispatches.forEach((d, i) => {
+    over ||= d.stage !== p.once;
+    if (over && d.stage === p.once) throw new Error(`program: dispatch ${i}: its stage is to run once, but comes after others`);
+    d.binds.forEach((b, j) => {
+      const writes = p.kernels[d.kernel]!.bindings[j] === "read_write";
+      if (!over && p.buffers[b.buffer]!.source.kind === "input") throw new Error(`program: dispatch ${i}: its stage is to run once, but binds an input`);
+      if (over && writes && left.has(b.buffer)) throw new Error(`program: dispatch ${i} writes buffer ${b.buffer}, which is made once`);
+      if (!over && writes) left.add(b.buffer);
+    });
   });
 }
 

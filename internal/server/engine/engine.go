@@ -32,6 +32,9 @@ type Options struct {
 	// Memory is the most bytes of weights that are kept in memory. Generators beyond it are
 	// read from their files for every adapter.
 	Memory int64
+	// Device is the most bytes of the device's memory that may stay taken by the generator that
+	// was last used, if the Runner can keep one (generator.Keeper).
+	Device int64
 	// Weights is the type that the runner holds weights in, since adapters depend on it.
 	Weights string
 	// Tool is the program's name and version, for the adapters' provenance. Build tells this
@@ -50,6 +53,7 @@ type Engine struct {
 type loaded struct {
 	*generator.Package
 	tokenizer *text.Tokenizer
+	plan      [sha256.Size]byte // generator.Kept's, once Load has ended
 }
 
 // ErrNotReady is Generate's error before Load has ended.
@@ -79,7 +83,7 @@ func New(o Options) (*Engine, error) {
 		if err != nil {
 			return nil, err
 		}
-		e.generators = append(e.generators, loaded{p, t})
+		e.generators = append(e.generators, loaded{Package: p, tokenizer: t})
 	}
 	return e, nil
 }
@@ -101,14 +105,35 @@ func (e *Engine) Load(ctx context.Context, note func(string)) error {
 			note(fmt.Sprintf("generator %s: %d bytes of weights, more than the %d that may be in memory: they are read from %s for every adapter", g.Manifest.Name, bytes, left, g.Dir))
 		}
 	}
-	for _, g := range e.generators {
+	// The default comes last, and stays on the device.
+	for i := len(e.generators) - 1; i >= 0; i-- {
+		g := &e.generators[i]
 		r := Request{Generator: g.Manifest.Name, Prompts: []string{"a first adapter"}, Format: lora.PEFT}
 		if _, err := e.generate(ctx, r, func(graph.Progress) {}); err != nil {
 			return fmt.Errorf("generator %s: a first adapter: %w", g.Manifest.Name, err)
 		}
+		kept, err := e.keep(g)
+		if err != nil {
+			return fmt.Errorf("generator %s: %w", g.Manifest.Name, err)
+		}
+		g.plan = kept.Plan
+		switch kept.Resident {
+		case generator.ResidentPrepared:
+			note(fmt.Sprintf("generator %s: weights are packed and transformed once, %d bytes of device memory, as long as no other generator is asked for", g.Manifest.Name, kept.Bytes))
+		case generator.ResidentWeights:
+			note(fmt.Sprintf("generator %s: weights stay on the device, %d bytes, as long as no other generator is asked for", g.Manifest.Name, kept.Bytes))
+		}
 	}
 	e.ready.Store(true)
 	return nil
+}
+
+// keep has a generator on the device, if the runner can keep one.
+func (e *Engine) keep(g *loaded) (kept generator.Kept, err error) {
+	if k, ok := e.options.Runner.(generator.Keeper); ok {
+		kept, err = k.Keep(g.Package, 1, e.options.Device)
+	}
+	return kept, err
 }
 
 // Ready says whether Load has ended well.
@@ -176,8 +201,12 @@ func (e *Engine) find(name string) (*loaded, error) {
 }
 
 // Key is a hash of all that an adapter depends on: requests with equal keys have equal
-// adapters. The request must have passed Check.
+// adapters, or, where the device has failed in the middle of one, adapters that are equal but
+// for rounding. The request must have passed Check, and Load must have ended.
 func (e *Engine) Key(r Request) ([sha256.Size]byte, error) {
+	if !e.Ready() {
+		return [sha256.Size]byte{}, ErrNotReady
+	}
 	g, err := e.find(r.Generator)
 	if err != nil {
 		return [sha256.Size]byte{}, err
@@ -187,6 +216,7 @@ func (e *Engine) Key(r Request) ([sha256.Size]byte, error) {
 		h.Write(binary.LittleEndian.AppendUint64(nil, uint64(len(s))))
 		h.Write([]byte(s))
 	}
+	h.Write(g.plan[:])
 	h.Write(binary.LittleEndian.AppendUint64(nil, uint64(r.Seed)))
 	h.Write(binary.LittleEndian.AppendUint64(nil, uint64(r.Draw)))
 	return [sha256.Size]byte(h.Sum(nil)), nil
@@ -242,6 +272,9 @@ func (e *Engine) generate(ctx context.Context, r Request, report func(graph.Prog
 		defer func() { <-e.turn }()
 	case <-ctx.Done():
 		return nil, ctx.Err()
+	}
+	if _, err := e.keep(g); err != nil {
+		return nil, err
 	}
 	m := &g.Manifest
 	a := &Adapter{Report: Report{
