@@ -64,7 +64,11 @@ func startAPI(t *testing.T, results, token string, args ...string) *apiProcess {
 
 // adapter asks for an adapter and returns the answer's status and body.
 func (p *apiProcess) adapter(prompt string) (int, []byte, error) {
-	request, err := http.NewRequest("POST", p.API+"adapters", strings.NewReader(fmt.Sprintf(`{"prompts": [%q]}`, prompt)))
+	return p.post(fmt.Sprintf(`{"prompts": [%q]}`, prompt))
+}
+
+func (p *apiProcess) post(body string) (int, []byte, error) {
+	request, err := http.NewRequest("POST", p.API+"adapters", strings.NewReader(body))
 	if err != nil {
 		return 0, nil, err
 	}
@@ -77,8 +81,61 @@ func (p *apiProcess) adapter(prompt string) (int, []byte, error) {
 		return 0, nil, err
 	}
 	defer answer.Body.Close()
-	body, err := io.ReadAll(answer.Body)
-	return answer.StatusCode, body, err
+	raw, err := io.ReadAll(answer.Body)
+	return answer.StatusCode, raw, err
+}
+
+// On a WebGPU device the generator that was last used stays there. Another one takes its
+// place and gives it back, and no adapter depends on what was asked for before.
+func TestServeResident(t *testing.T) {
+	other := t.TempDir()
+	if err := os.CopyFS(other, os.DirFS(madeup.Open(t).Dir)); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(other, "generator.json")
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var manifest map[string]any
+	if err := json.Unmarshal(raw, &manifest); err != nil {
+		t.Fatal(err)
+	}
+	manifest["name"] = "other"
+	if raw, err = json.Marshal(manifest); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, raw, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	args := []string{"--listen", "localhost:0", "--backend", "webgpu", "--also", other}
+	used := startAPI(t, t.TempDir(), "", args...)
+	ask := func(p *apiProcess, generator, prompt string) []byte {
+		t.Helper()
+		status, body, err := p.post(fmt.Sprintf(`{"prompts": [%q], "generator": %q}`, prompt, generator))
+		if status != 200 || err != nil {
+			t.Fatalf("%s, %s: status %d, %v: %s\n%s", generator, prompt, status, err, body, p.log.String())
+		}
+		return body
+	}
+	for _, r := range [][2]string{{"", "one"}, {"", "two"}, {"other", "two"}, {"", "three"}, {"other", "three"}} {
+		ask(used, r[0], r[1])
+	}
+	fresh := startAPI(t, t.TempDir(), "", args...)
+	for _, generator := range []string{"", "other"} {
+		if !bytes.Equal(ask(used, generator, "last"), ask(fresh, generator, "last")) {
+			t.Errorf("generator %q: other bytes after other requests", generator)
+		}
+	}
+	for _, p := range []*apiProcess{used, fresh} {
+		p.Process.Signal(syscall.SIGTERM)
+		if err := p.Wait(); err != nil {
+			t.Errorf("%v\n%s", err, p.log.String())
+		}
+		if n := strings.Count(p.log.String(), "packed and transformed once"); n != 2 {
+			t.Errorf("%d generators were prepared, expected both:\n%s", n, p.log.String())
+		}
+	}
 }
 
 // On localhost the API is open, beside the page; for others than this machine it answers
