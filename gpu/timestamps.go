@@ -65,12 +65,10 @@ func (c *timestamps) calibrate(d *Device) error {
 			if r.encoder, err = d.device.CreateCommandEncoder(nil); err != nil {
 				return err
 			}
-			r.pass, err = timedPass(d.device, r.encoder, c.set, 0)
-			return err
+			return r.beginPass()
 		}); err != nil {
 			return err
 		}
-		r.open.timed = []int{0}
 		r.timed = func(_ int, begin, _ uint64) { at[i], ticks[i] = time.Now(), begin }
 		if err := r.drain(); err != nil {
 			return err

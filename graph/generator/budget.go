@@ -46,6 +46,15 @@ func (r *ExecutorRunner) over(p *graph.Program) int64 {
 	return 0
 }
 
+// limits are the executor's, in pieces that its memory has sufficed for.
+func (r *ExecutorRunner) limits() graph.Limits {
+	limits := r.exec.Limits()
+	if r.piece > 0 {
+		limits.MaxStorageBufferBindingSize = min(limits.MaxStorageBufferBindingSize, r.piece)
+	}
+	return limits
+}
+
 // mostHalvings is how often pieces are halved to fit a budget: then launching them all takes
 // longer than computing.
 const mostHalvings = 5
@@ -55,10 +64,7 @@ const mostHalvings = 5
 // which takes the least. If none fits, it is the smallest of the last, whose need the
 // executor will name: that does not depend on the budget.
 func (r *ExecutorRunner) plan(compile program) (best *graph.Program, piece int64, err error) {
-	limits := r.exec.Limits()
-	if r.piece > 0 {
-		limits.MaxStorageBufferBindingSize = min(limits.MaxStorageBufferBindingSize, r.piece)
-	}
+	limits := r.limits()
 	best, err = compile(limits)
 	if err != nil && r.piece > 0 { // another generator, which needs larger ones
 		limits = r.exec.Limits()

@@ -112,10 +112,7 @@ func (r *ExecutorRunner) Keep(p *Package, batch int, bytes int64) (Kept, error) 
 // prepared are Programs whose weights are prepared, of which a run takes at most cost; nil if
 // none fits.
 func (r *ExecutorRunner) prepared(p *Package, batch int, bytes, cost int64) (encode, decode *graph.Program) {
-	limits := r.exec.Limits()
-	if r.piece > 0 {
-		limits.MaxStorageBufferBindingSize = min(limits.MaxStorageBufferBindingSize, r.piece)
-	}
+	limits := r.limits()
 	for _, price := range byteCosts {
 		prepare := &graph.Preparation{ByteCost: price}
 		e, err := PrepareEncode(&p.Manifest, limits, r.dtype, prepare)

@@ -44,6 +44,15 @@ type weight struct {
 	shape []int
 }
 
+// values is how many the tensor has.
+func (w weight) values() int64 {
+	n := int64(1)
+	for _, d := range w.shape {
+		n *= int64(d)
+	}
+	return n
+}
+
 const (
 	embeddingName = "model.embed_tokens.weight"
 	headName      = "lm_head.weight"

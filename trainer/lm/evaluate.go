@@ -41,11 +41,7 @@ func (m *Model) Evaluate(ctx context.Context, examples []Example, a *lora.Adapte
 
 // Outcomes are the outcome of each example with an adapter or, for nil, without.
 func (m *Model) Outcomes(ctx context.Context, examples []Example, a *lora.Adapter) ([]Outcome, error) {
-	choices := make([]Choice, len(examples))
-	for i, e := range examples {
-		choices[i] = Choice{e.Prompt, [][]int32{e.Answer}}
-	}
-	each, err := m.Choices(ctx, choices, a)
+	each, err := m.Choices(ctx, alone(examples), a)
 	if err != nil {
 		return nil, err
 	}
@@ -61,6 +57,25 @@ func (m *Model) Outcomes(ctx context.Context, examples []Example, a *lora.Adapte
 type Choice struct {
 	Prompt  []int32
 	Answers [][]int32
+}
+
+// alone are examples as choices of one answer each.
+func alone(examples []Example) []Choice {
+	list := make([]Choice, len(examples))
+	for i, e := range examples {
+		list[i] = Choice{e.Prompt, [][]int32{e.Answer}}
+	}
+	return list
+}
+
+// sizeOf is the size that a batch of choices is padded to.
+func sizeOf(list []Choice) Size {
+	var s Size
+	for _, c := range list {
+		own := c.size()
+		s.Length, s.Answers = max(s.Length, own.Length), max(s.Answers, own.Answers)
+	}
+	return Size{bucket(s.Length), bucket(s.Answers)}
 }
 
 func (c Choice) size() Size {
@@ -93,12 +108,7 @@ func (m *Model) Choices(ctx context.Context, list []Choice, a *lora.Adapter) ([]
 			return nil, fmt.Errorf("lm: build the score: %w", err)
 		}
 	}
-	var size Size
-	for _, c := range list {
-		s := c.size()
-		size.Length, size.Answers = max(size.Length, s.Length), max(size.Answers, s.Answers)
-	}
-	size.Length, size.Answers = bucket(size.Length), bucket(size.Answers)
+	size := sizeOf(list)
 	var outcomes [][]Outcome
 	for at := 0; at < len(list); at += evaluateRows {
 		if err := ctx.Err(); err != nil {

@@ -54,11 +54,7 @@ func open(path string, copies int) (*files, error) {
 	var missing []string
 	values := int64(0)
 	for _, w := range f.list {
-		n := int64(1)
-		for _, d := range w.shape {
-			n *= int64(d)
-		}
-		values += n
+		values += w.values()
 		if !f.source.has(w.name) {
 			missing = append(missing, w.name)
 		}
@@ -110,11 +106,7 @@ func load(path string, b backend.Backend) (*Config, *llama.Tokenizer, map[string
 		if err != nil {
 			return nil, nil, nil, fmt.Errorf("%s: %w", path, err)
 		}
-		n := 1
-		for _, d := range w.shape {
-			n *= d
-		}
-		if len(v) != n {
+		if int64(len(v)) != w.values() {
 			return nil, nil, nil, fmt.Errorf("%s: tensor %s has %d values, expected shape %v", path, w.name, len(v), w.shape)
 		}
 		weights[w.name] = v

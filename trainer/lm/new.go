@@ -22,11 +22,7 @@ func New(c Config, seed int64, b backend.Backend) (*Model, error) {
 	rng := rand.New(rand.NewPCG(uint64(seed), 0x1a))
 	weights := map[string][]float32{}
 	for _, w := range weightList(&c, false) {
-		n := 1
-		for _, d := range w.shape {
-			n *= d
-		}
-		v := make([]float32, n)
+		v := make([]float32, w.values())
 		switch {
 		case strings.HasSuffix(w.name, "norm.weight"):
 			for i := range v {

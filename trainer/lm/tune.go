@@ -31,20 +31,12 @@ type batch struct {
 
 // SizeOf is the size that a batch of examples is padded to; each size is compiled once.
 func SizeOf(examples []Example) Size {
-	var s Size
-	for _, e := range examples {
-		s.Length, s.Answers = max(s.Length, e.Tokens()), max(s.Answers, len(e.Answer))
-	}
-	return Size{bucket(s.Length), bucket(s.Answers)}
+	return sizeOf(alone(examples))
 }
 
 // paddedBatch pads examples to a size.
 func paddedBatch(examples []Example, length, answers int) (batch, error) {
-	list := make([]Choice, len(examples))
-	for i, e := range examples {
-		list[i] = Choice{e.Prompt, [][]int32{e.Answer}}
-	}
-	return packedBatch(list, length, answers)
+	return packedBatch(alone(examples), length, answers)
 }
 
 // packedBatch pads choices to a size, a row each.
