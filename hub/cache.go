@@ -255,6 +255,10 @@ func (c *Cache) fetch(ctx context.Context, s source) (Entry, error) {
 			return Entry{}, err
 		}
 	}
+	// Also where the package is there: whoever made it whole may have been killed at this line.
+	if err := os.RemoveAll(c.partialDir(r.SHA256)); err != nil {
+		return Entry{}, err
+	}
 	if signed != nil {
 		if err := signature.Write(dir, signed); err != nil {
 			return Entry{}, err
@@ -292,10 +296,7 @@ func (c *Cache) download(ctx context.Context, s source, o origin, raw []byte, m 
 	if err := errors.Join(os.MkdirAll(filepath.Dir(dir), 0o755), os.RemoveAll(dir)); err != nil {
 		return err
 	}
-	if err := os.Rename(t.files(), dir); err != nil {
-		return err
-	}
-	return os.RemoveAll(t.dir)
+	return os.Rename(t.files(), dir)
 }
 
 // lock waits until no other process works on what name is. A process that ends, however it

@@ -123,6 +123,29 @@ func TestKill(t *testing.T) {
 	}
 }
 
+// A process that was killed when its package was whole, and nothing else done: the next one
+// takes the empty folder of what had arrived away.
+func TestKilledAtTheEnd(t *testing.T) {
+	c, dir := cache(t, serve(t))
+	e, err := c.Pull(t.Context(), "org/gen")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.RemoveAll(filepath.Join(dir, "refs")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(filepath.Join(dir, "partial", e.SHA256), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := reopen(t, dir).Pull(t.Context(), "org/gen"); err != nil {
+		t.Fatal(err)
+	}
+	list, err := reopen(t, dir).List()
+	if err != nil || len(list) != 1 || list[0].Unfinished || list[0].Source == "" {
+		t.Errorf("the cache lists %+v (%v), expected the package with its source alone", list, err)
+	}
+}
+
 // Several processes that want the same package fetch it once; all get it.
 func TestTwoProcesses(t *testing.T) {
 	s := serve(t)
