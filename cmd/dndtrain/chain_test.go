@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -161,6 +162,13 @@ func TestCollectFitExport(t *testing.T) {
 		"--loss", "both", "--base", base, "--records", data, "--task-from", "1", "--task-records", "2")
 	if raw, err := os.ReadFile(filepath.Join(onAnswers, "metrics.jsonl")); err != nil || strings.Count(string(raw), "loss_on_answers") != 3 {
 		t.Errorf("metrics of a fit on answers: %s, %v", raw, err)
+	}
+	// A base in bfloat16 gives about the same losses, not the very same.
+	half := f
+	clitest.JSON(t, &half, "fit", "--json", "--quiet", "--data", collected, "--layout", layout, "--encoder", minilm, "--out", filepath.Join(dir, "bf16"), "--batch", "2", "--steps", "4",
+		"--loss", "both", "--base", base, "--records", data, "--task-from", "1", "--task-records", "2", "--base-dtype", "bf16")
+	if half.Loss == f.Loss || math.Abs(half.Loss-f.Loss) > 0.02*f.Loss {
+		t.Errorf("loss %v with the base in bfloat16, %v in float32", half.Loss, f.Loss)
 	}
 
 	clitest.OK(t, "export", "--quiet", "--run", run, "--encoder", minilm, "--name", "tiny", "--out", out, "--weights", "f16",

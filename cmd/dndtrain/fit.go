@@ -84,7 +84,7 @@ func fitGenerator(flags *pflag.FlagSet) cli.Run {
 			return err
 		}
 
-		onAnswers, err := task.load(e, d.Sets, b)
+		onAnswers, err := task.load(e, &c, d.Sets, b)
 		if err != nil {
 			return err
 		}

@@ -30,6 +30,7 @@ func addTaskFlags(flags *pflag.FlagSet) *taskFlags {
 	flags.StringVar(&o.base, "base", "", "with --loss task or both: base model, a GGUF file or a Hugging Face folder")
 	flags.StringSliceVar(&o.records, "records", nil, "with --loss task or both: the data sets that collect read, .json files with prompt and response or folders of them")
 	flags.IntVar(&o.set.Records, "task-records", 0, "with --loss task or both: records of the data set that each pair of a step answers (default 4)")
+	flags.StringVar(&o.set.BaseDType, "base-dtype", lm.F32, "with --loss task or both: precision of the base model's products: "+lm.F32+" or "+lm.BF16)
 	flags.IntVar(&o.set.From, "task-from", 0, "with --loss both: steps with the loss on weights alone (default a fifth)")
 	flags.Float64Var(&o.set.Share, "weights-share", 0, "with --loss both: share of the loss on weights afterwards (default 0.1)")
 	flags.IntVar(&o.maxTokens, "max-tokens", collect.Defaults().MaxTokens, "with --loss task or both: records with more tokens are left out")
@@ -46,7 +47,7 @@ func (o *taskFlags) configure(c *fit.Config) error {
 		flag string
 		set  func()
 	}{{"task-records", func() { c.Task.Records = o.set.Records }}, {"task-from", func() { c.Task.From = o.set.From }},
-		{"weights-share", func() { c.Task.Share = o.set.Share }}} {
+		{"weights-share", func() { c.Task.Share = o.set.Share }}, {"base-dtype", func() { c.Task.BaseDType = o.set.BaseDType }}} {
 		if o.flags.Changed(x.flag) {
 			x.set()
 		}
@@ -80,7 +81,7 @@ func (o *taskFlags) check(b backend.Backend) error {
 }
 
 // load reads the base model and the data sets' records; nil with the loss on weights.
-func (o *taskFlags) load(e *cli.Env, sets []fit.DataSet, b backend.Backend) (t *fit.Task, err error) {
+func (o *taskFlags) load(e *cli.Env, c *fit.Config, sets []fit.DataSet, b backend.Backend) (t *fit.Task, err error) {
 	if o.loss == fit.LossWeights {
 		return nil, nil
 	}
@@ -93,7 +94,7 @@ func (o *taskFlags) load(e *cli.Env, sets []fit.DataSet, b backend.Backend) (t *
 		return nil, err
 	}
 	t = &fit.Task{Examples: map[string][]lm.Example{}}
-	if t.Model, err = lm.Load(o.base, b); err != nil {
+	if t.Model, err = lm.LoadWith(o.base, lm.Options{DType: c.Task.BaseDType}, b); err != nil {
 		return nil, err
 	}
 	defer func() {

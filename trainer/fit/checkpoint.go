@@ -19,6 +19,7 @@ import (
 	"github.com/drag-and-drop-lora/dnd/graph/lora"
 	"github.com/drag-and-drop-lora/dnd/graph/safetensors"
 	"github.com/drag-and-drop-lora/dnd/trainer/disk"
+	"github.com/drag-and-drop-lora/dnd/trainer/lm"
 )
 
 // Record is run.json: what a run was started with, and what export needs beside the
@@ -153,6 +154,9 @@ func ReadRecord(dir string) (*Record, error) {
 	r := Record{Config: Config{Accumulate: 1, DType: F32, Loss: LossWeights}}
 	if err := json.Unmarshal(raw, &r); err != nil {
 		return nil, fmt.Errorf("%s: %w", filepath.Join(dir, recordName), err)
+	}
+	if r.Config.Loss != LossWeights && r.Config.Task.BaseDType == "" {
+		r.Config.Task.BaseDType = lm.F32
 	}
 	if err := r.Config.Validate(); err != nil {
 		return nil, fmt.Errorf("%s: %w", filepath.Join(dir, recordName), err)

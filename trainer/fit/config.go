@@ -19,6 +19,7 @@ import (
 	"github.com/drag-and-drop-lora/dnd/graph/generator"
 	"github.com/drag-and-drop-lora/dnd/graph/lora"
 	"github.com/drag-and-drop-lora/dnd/graph/text"
+	"github.com/drag-and-drop-lora/dnd/trainer/lm"
 )
 
 // Config is a run's configuration. Defaults gives the reference's recipe.
@@ -72,6 +73,8 @@ type TaskConfig struct {
 	Share float64 `json:"weights_share"`
 	// Records is how many of the data set's records each pair of a step answers.
 	Records int `json:"records"`
+	// BaseDType is the precision of the base model's products: lm.F32 or lm.BF16.
+	BaseDType string `json:"base_dtype,omitempty"`
 }
 
 // The losses of Config.Loss.
@@ -89,7 +92,7 @@ var Losses = []string{LossWeights, LossTask, LossBoth}
 func (c *Config) SetLoss(loss string) {
 	c.Loss, c.Task = loss, TaskConfig{}
 	if loss != LossWeights {
-		c.Task.Records = 4
+		c.Task.Records, c.Task.BaseDType = 4, lm.F32
 	}
 	if loss == LossBoth {
 		c.Task.From, c.Task.Share = c.Steps/5, 0.1
@@ -150,15 +153,21 @@ func (c *Config) Validate() error {
 		check(x == TaskConfig{}, "settings %+v of the loss on answers, but the loss is %s", x, c.Loss)
 	case LossTask:
 		check(x.From == 0 && x.Share == 0, "%d steps of and a share %v of the loss on weights, but the loss is %s", x.From, x.Share, c.Loss)
-		check(x.Records > 0, "%d records a pair, expected at least 1", x.Records)
+		c.Task.check(check)
 	case LossBoth:
 		check(x.From >= 0 && x.From < c.Steps, "%d steps with the loss on weights alone, expected fewer than the %d steps", x.From, c.Steps)
 		check(x.Share >= 0 && x.Share <= 1e6, "a share %v of the loss on weights, expected 0 to 1e6", x.Share)
-		check(x.Records > 0, "%d records a pair, expected at least 1", x.Records)
+		c.Task.check(check)
 	default:
 		check(false, "loss %q, expected %s", c.Loss, strings.Join(Losses, ", "))
 	}
 	return errors.Join(all...)
+}
+
+// check is Validate's of what both losses on answers need.
+func (t TaskConfig) check(check func(ok bool, format string, args ...any)) {
+	check(t.Records > 0, "%d records a pair, expected at least 1", t.Records)
+	check(t.BaseDType == lm.F32 || t.BaseDType == lm.BF16, "base_dtype %q, expected %s or %s", t.BaseDType, lm.F32, lm.BF16)
 }
 
 // Rate is the learning rate of optimizer step i, counted from 0: linear warm-up, then a

@@ -53,7 +53,7 @@ func Run(ctx context.Context, c Config, d *Data, r Resources, dir string, report
 	var onAnswers *answers
 	if c.Loss != LossWeights {
 		var err error
-		if onAnswers, err = newAnswers(r.Task, d); err != nil {
+		if onAnswers, err = newAnswers(&c, r.Task, d); err != nil {
 			return nil, fmt.Errorf("fit: %w", err)
 		}
 	}

@@ -37,7 +37,7 @@ type answers struct {
 const sizeStep = 16
 
 // newAnswers checks the records against the data sets.
-func newAnswers(t *Task, d *Data) (*answers, error) {
+func newAnswers(c *Config, t *Task, d *Data) (*answers, error) {
 	if t == nil || t.Model == nil {
 		return nil, errors.New("the loss on answers needs the base model and records")
 	}
@@ -45,6 +45,9 @@ func newAnswers(t *Task, d *Data) (*answers, error) {
 	all := []error{d.layout.Reversible()}
 	if err := same(d.Base, t.Model.Config.Base(d.Base.Rank, d.Base.Alpha)); err != nil {
 		all = append(all, fmt.Errorf("the base model: %w", err))
+	}
+	if have := t.Model.DType(); have != c.Task.BaseDType {
+		all = append(all, fmt.Errorf("the base model is in %s, the configuration says %s", have, c.Task.BaseDType))
 	}
 	for _, s := range d.Sets {
 		list := t.Examples[s.Name]
@@ -134,11 +137,10 @@ func (a *answers) loss(output *graph.Node, batch, constants []*graph.Node) *grap
 func copied(list []*tensors.Tensor) ([]*tensors.Tensor, error) {
 	out := make([]*tensors.Tensor, len(list))
 	for i, x := range list {
-		v, err := tensors.CopyFlatData[float32](x)
-		if err != nil {
+		var err error
+		if out[i], err = x.LocalClone(); err != nil {
 			return nil, fmt.Errorf("fit: copy to another device: %w", err)
 		}
-		out[i] = tensors.FromFlatDataAndDimensions(v, x.Shape().Dimensions...)
 	}
 	return out, nil
 }

@@ -96,14 +96,17 @@ func TestTaskIsChecked(t *testing.T) {
 		Vocab: 32, RopeTheta: 100, NormEps: 1e-6}, 7, b))
 	t.Cleanup(deep.Close)
 	for _, bad := range []struct {
-		task *fit.Task
-		want []string
+		task  *fit.Task
+		dtype string
+		want  []string
 	}{
-		{nil, []string{"base model"}},
-		{&fit.Task{Model: deep, Examples: map[string][]lm.Example{"two": good.Examples["two"]}}, []string{"14 modules", "data set one"}},
+		{nil, lm.F32, []string{"base model"}},
+		{good, lm.BF16, []string{"in f32", "says bf16"}},
+		{&fit.Task{Model: deep, Examples: map[string][]lm.Example{"two": good.Examples["two"]}}, lm.F32, []string{"14 modules", "data set one"}},
 	} {
 		c, dir := config(true), filepath.Join(t.TempDir(), "run")
 		c.SetLoss(fit.LossTask)
+		c.Task.BaseDType = bad.dtype
 		_, err := fit.Run(t.Context(), c, data, fit.Resources{Encoder: tinyEncoder(t), Backend: b, Task: bad.task}, dir, nil)
 		for _, want := range bad.want {
 			if err == nil || !strings.Contains(err.Error(), want) {
@@ -120,6 +123,8 @@ func TestTaskIsChecked(t *testing.T) {
 		func(c *fit.Config) { c.SetLoss(fit.LossTask); c.Task.Share = 1 },
 		func(c *fit.Config) { c.SetLoss(fit.LossTask); c.Task.Records = 0 },
 		func(c *fit.Config) { c.SetLoss(fit.LossBoth); c.Task.From = c.Steps },
+		func(c *fit.Config) { c.SetLoss(fit.LossBoth); c.Task.BaseDType = "f16" },
+		func(c *fit.Config) { c.Task.BaseDType = lm.BF16 },
 	} {
 		c := config(true)
 		change(&c)

@@ -104,6 +104,14 @@ func (m *Model) Close() {
 	}
 }
 
+// DType is Options.DType of the model.
+func (m *Model) DType() string {
+	if m.half {
+		return BF16
+	}
+	return F32
+}
+
 // exec is a graph of which one a size of batches is compiled.
 func (m *Model) exec(f func([]*graph.Node) []*graph.Node) (*graph.Exec, error) {
 	e, err := graph.NewExec(m.b.Backend, f)

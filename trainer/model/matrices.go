@@ -54,18 +54,35 @@ func Matrices(l *lora.Layout, tokens *graph.Node) (a, b []*graph.Node) {
 	}
 	values := graph.Reshape(graph.Add(graph.Mul(cells, sigma), mean), items, t, h, w)
 	base := l.Base()
-	// chunks are those of the tokens from first to end, (items,chunks,rank,columns).
-	chunks := func(first, end, size int) *graph.Node {
-		return graph.Slice(values, graph.AxisRange(), graph.AxisRange(first, end), graph.AxisRange(0, base.Rank), graph.AxisRange(0, size/(end-first)))
+	var bounds []int
+	for i := range base.Targets {
+		firstA, firstB := l.FirstToken(i)
+		bounds = append(bounds, firstA, firstB)
+	}
+	parts := split(values, append(bounds, t))
+	// chunks are those of a matrix's tokens, (items,chunks,rank,columns).
+	chunks := func(part *graph.Node, size int) *graph.Node {
+		columns := size / part.Shape().Dimensions[1]
+		return graph.Slice(part, graph.AxisRange(), graph.AxisRange(), graph.AxisRange(0, base.Rank), graph.AxisRange(0, columns))
 	}
 	for i, target := range base.Targets {
-		firstA, firstB := l.FirstToken(i)
-		end := t
-		if i+1 < len(base.Targets) {
-			end, _ = l.FirstToken(i + 1)
-		}
-		a = append(a, graph.Reshape(graph.TransposeAllAxes(chunks(firstA, firstB, target.In), 0, 2, 1, 3), items, base.Rank, target.In))
-		b = append(b, graph.Reshape(graph.TransposeAllAxes(chunks(firstB, end, target.Out), 0, 1, 3, 2), items, target.Out, base.Rank))
+		a = append(a, graph.Reshape(graph.TransposeAllAxes(chunks(parts[2*i], target.In), 0, 2, 1, 3), items, base.Rank, target.In))
+		b = append(b, graph.Reshape(graph.TransposeAllAxes(chunks(parts[2*i+1], target.Out), 0, 1, 3, 2), items, target.Out, base.Rank))
 	}
 	return a, b
+}
+
+// split are the parts of x's axis 1 between bounds, which begin with 0 and end with its
+// size. The gradient of a slice has the size of what it was cut from, so x is halved again
+// and again: cut off one by one, hundreds of matrices would each bring a gradient of x's size.
+func split(x *graph.Node, bounds []int) []*graph.Node {
+	if len(bounds) == 2 {
+		return []*graph.Node{x}
+	}
+	middle := len(bounds) / 2
+	half := func(bounds []int, first int) []*graph.Node {
+		part := graph.Slice(x, graph.AxisRange(), graph.AxisRange(bounds[0]-first, bounds[len(bounds)-1]-first))
+		return split(part, bounds)
+	}
+	return append(half(bounds[:middle+1], bounds[0]), half(bounds[middle:], bounds[0])...)
 }

@@ -1,8 +1,10 @@
 package model_test
 
 import (
+	"fmt"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"testing"
 
 	"github.com/gomlx/gomlx/core/graph"
@@ -70,6 +72,87 @@ func TestMatrices(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// The gradient of matrices is that of what they were made of, and its work grows with the
+// tokens, not with tokens times matrices.
+func TestMatricesGradient(t *testing.T) {
+	var targets []lora.Target
+	for i := range 40 {
+		targets = append(targets, lora.Target{Name: fmt.Sprintf("model.layers.%d.self_attn.q_proj", i), In: 24, Out: 36})
+	}
+	layout, err := lora.NewLayout(lora.Base{Model: "example/deep", Rank: 3, Alpha: 6, Targets: targets}, lora.Tiling{Kind: lora.CustomCut, Height: 6, Width: 16, Chunk: 12})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := backend.Open(backend.CPU)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Finalize()
+	count, h, w := layout.Shape()
+	rng := rand.New(rand.NewPCG(3, 3))
+	tokens := make([]float32, count*h*w)
+	for i := range tokens {
+		tokens[i] = float32(rng.NormFloat64()) * 0.3
+	}
+	padded := 0
+	exec, err := graph.NewExec(b.Backend, func(x *graph.Node) []*graph.Node {
+		a, b := model.Matrices(layout, x)
+		var loss *graph.Node
+		for i, m := range append(a, b...) {
+			sum := graph.MulScalar(graph.ReduceAllSum(graph.Square(m)), 1/float64(i+1))
+			if loss == nil {
+				loss = sum
+			} else {
+				loss = graph.Add(loss, sum)
+			}
+		}
+		gradient := graph.Gradient(loss, x)[0]
+		padded = 0
+		for _, n := range x.Graph().Nodes() {
+			if n.Type() == graph.NodeTypePad {
+				padded += n.Shape().Size()
+			}
+		}
+		return []*graph.Node{loss, gradient}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer exec.Finalize()
+	run := func(tokens []float32) (float64, []float32) {
+		out, err := exec.Call(tensors.FromFlatDataAndDimensions(tokens, 1, count, h, w))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return float64(tensors.ToScalar[float32](out[0])), tensors.MustCopyFlatData[float32](out[1])
+	}
+	_, gradient := run(tokens)
+	if most := 16 * len(tokens); padded > most {
+		t.Errorf("slices' gradients have %d values together, expected at most %d", padded, most)
+	}
+	for range 20 {
+		// Along a token's gradient, the longest way up.
+		token := rng.IntN(count)
+		g := gradient[token*h*w : (token+1)*h*w]
+		want := 0.0
+		for _, v := range g {
+			want += float64(v) * float64(v)
+		}
+		step := 1e-2 / math.Sqrt(want)
+		moved := func(by float64) float64 {
+			x := slices.Clone(tokens)
+			for i, v := range g {
+				x[token*h*w+i] += float32(by * float64(v))
+			}
+			loss, _ := run(x)
+			return loss
+		}
+		if got := (moved(step) - moved(-step)) / (2 * step); math.Abs(got-want) > 0.05*want+1e-4 {
+			t.Errorf("token %d: the loss rises by %v, its gradient says %v", token, got, want)
+		}
 	}
 }
 
