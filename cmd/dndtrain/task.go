@@ -1,9 +1,6 @@
 package main
 
 import (
-	"errors"
-	"fmt"
-
 	"github.com/spf13/pflag"
 
 	"github.com/drag-and-drop-lora/dnd/cmd/internal/cli"
@@ -81,7 +78,7 @@ func (o *taskFlags) check(b backend.Backend) error {
 }
 
 // load reads the base model and the data sets' records; nil with the loss on weights.
-func (o *taskFlags) load(e *cli.Env, c *fit.Config, sets []fit.DataSet, b backend.Backend) (t *fit.Task, err error) {
+func (o *taskFlags) load(e *cli.Env, c *fit.Config, sets []fit.DataSet, b backend.Backend) (*fit.Task, error) {
 	if o.loss == fit.LossWeights {
 		return nil, nil
 	}
@@ -93,28 +90,14 @@ func (o *taskFlags) load(e *cli.Env, c *fit.Config, sets []fit.DataSet, b backen
 	if err != nil {
 		return nil, err
 	}
-	t = &fit.Task{Examples: map[string][]lm.Example{}}
-	if t.Model, err = lm.LoadWith(o.base, lm.Options{DType: c.Task.BaseDType}, b); err != nil {
+	m, err := lm.LoadWith(o.base, lm.Options{DType: c.Task.BaseDType}, b)
+	if err != nil {
 		return nil, err
 	}
-	defer func() {
-		if err != nil {
-			t.Model.Close()
-		}
-	}()
-	var all []error
-	for _, s := range list {
-		examples, dropped, err := collect.Examples(t.Model, s.Records, o.maxTokens)
-		if err != nil {
-			return nil, err
-		}
-		if dropped > 0 {
-			e.Message("note: data set %s: %d of %d records have more than %d tokens and were left out", s.Name, dropped, len(s.Records), o.maxTokens)
-		}
-		if len(examples) == 0 {
-			all = append(all, fmt.Errorf("data set %s: no record of at most %d tokens: raise --max-tokens", s.Name, o.maxTokens))
-		}
-		t.Examples[s.Name] = examples
+	examples, err := collect.ExamplesOf(m, list, o.maxTokens, func(s string) { e.Message("note: %s", s) })
+	if err != nil {
+		m.Close()
+		return nil, err
 	}
-	return t, errors.Join(all...)
+	return &fit.Task{Model: m, Examples: examples}, nil
 }

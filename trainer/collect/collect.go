@@ -150,6 +150,26 @@ func Examples(m *lm.Model, records []Record, maxTokens int) (examples []lm.Examp
 	return examples, dropped, nil
 }
 
+// ExamplesOf are the examples of data sets by their names. note hears of records that are
+// left out; a data set with none left is an error.
+func ExamplesOf(m *lm.Model, sets []*DataSet, maxTokens int, note func(string)) (map[string][]lm.Example, error) {
+	all := map[string][]lm.Example{}
+	var wrong []error
+	for _, s := range sets {
+		examples, dropped, err := Examples(m, s.Records, maxTokens)
+		if err != nil {
+			return nil, fmt.Errorf("data set %s: %w", s.Name, err)
+		}
+		if len(examples) == 0 {
+			wrong = append(wrong, fmt.Errorf("data set %s: no record of at most %d tokens (max_tokens)", s.Name, maxTokens))
+		} else if dropped > 0 {
+			note(fmt.Sprintf("data set %s: %d of %d records have more than %d tokens and were left out", s.Name, dropped, len(s.Records), maxTokens))
+		}
+		all[s.Name] = examples
+	}
+	return all, errors.Join(wrong...)
+}
+
 // Record of a data set's run: collect.json.
 type run struct {
 	Config  Config    `json:"config"`

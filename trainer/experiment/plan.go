@@ -35,7 +35,7 @@ type Plan struct {
 	Joint   collect.Config  `json:"joint"` // of the rival that all training tasks share
 	Fit     json.RawMessage `json:"fit"`   // what differs from fit.Defaults
 	Eval    eval.Config     `json:"eval"`
-	Seeds   []int64         `json:"seeds"` // of the fits
+	Seeds   []int64         `json:"seeds"` // of the fits, for splits that say no others
 	Splits  []Split         `json:"splits"`
 
 	grid *grid.Grid
@@ -50,6 +50,8 @@ type Split struct {
 	Validation []string `json:"validation"`
 	HeldOut    []string `json:"held_out"`
 	Without    []string `json:"without_contents,omitempty"`
+	// Seeds are those of the split's fits; none are the plan's.
+	Seeds []int64 `json:"seeds,omitempty"`
 }
 
 // Read reads and checks a plan file and what it names.
@@ -98,11 +100,14 @@ func (p *Plan) OpenEncoder(dir string) (*generator.Package, error) {
 func (p *Plan) check() error {
 	all := []error{p.Collect.Validate(), p.Joint.Validate(), p.fit.Validate(), p.Eval.Validate()}
 	add := func(format string, args ...any) { all = append(all, fmt.Errorf(format, args...)) }
-	if len(p.Seeds) == 0 || len(p.Splits) == 0 {
-		add("%d seeds and %d splits, expected at least one of each", len(p.Seeds), len(p.Splits))
+	if len(p.Splits) == 0 {
+		add("no split, expected at least one")
 	}
 	if p.Joint.Rank != p.Collect.Rank || p.Joint.Alpha != p.Collect.Alpha || p.Joint.DType != p.Collect.DType || p.Joint.MaxTokens != p.Collect.MaxTokens {
 		add("joint: rank, alpha, dtype or max_tokens are not those of collect")
+	}
+	if base := p.fit.Task.BaseDType; p.fit.Loss != fit.LossWeights && base != p.Collect.DType {
+		add("fit: task.base_dtype is %q, collect's dtype %s: expected the same, they share a base", base, p.Collect.DType)
 	}
 	names := map[string]bool{}
 	tasks := p.tasks()
@@ -111,6 +116,9 @@ func (p *Plan) check() error {
 			add("split %q: expected a name of its own that can be a folder's", s.Name)
 		}
 		names[s.Name] = true
+		if len(p.seeds(&s)) == 0 {
+			add("split %s: 0 seeds, expected at least one of its own or of the plan's", s.Name)
+		}
 		for _, t := range slices.Concat(s.Validation, s.HeldOut) {
 			if !slices.Contains(tasks, t) {
 				add("split %s: task %s is not in the grid", s.Name, t)

@@ -67,8 +67,11 @@ func Run(ctx context.Context, p *Plan, r Resources, out string, report func(Prog
 			return nil, err
 		}
 		of := SplitResult{Split: *s, Train: p.train(s)}
-		for j, seed := range p.Seeds {
-			x, err := p.generator(ctx, s, seed, j == 0, r, collected, dir, report)
+		for j, seed := range p.seeds(s) {
+			if err := p.fitted(ctx, s, seed, r, collected, dir, report); err != nil {
+				return nil, fmt.Errorf("split %s, seed %d: %w", s.Name, seed, err)
+			}
+			x, err := p.scored(ctx, s, seed, j == 0, r, collected, dir, report)
 			if err != nil {
 				return nil, fmt.Errorf("split %s, seed %d: %w", s.Name, seed, err)
 			}
@@ -82,36 +85,62 @@ func Run(ctx context.Context, p *Plan, r Resources, out string, report func(Prog
 // jointName is the data set of all training tasks' records.
 const jointName = "joint"
 
-// generator fits, exports and scores one. Rivals do not depend on the seed: they are scored
-// with the first.
-func (p *Plan) generator(ctx context.Context, s *Split, seed int64, rivals bool, r Resources, collected, dir string, report func(Progress)) (*eval.Result, error) {
-	run, out := filepath.Join(dir, fmt.Sprint("fit-", seed)), filepath.Join(dir, fmt.Sprint("generator-", seed))
-	if _, err := os.Stat(out); errors.Is(err, fs.ErrNotExist) {
-		c := p.fit
-		c.Seed = seed
-		data, err := fit.OpenData(collected, p.train(s), "", c.Tiling)
-		if err != nil {
-			return nil, err
-		}
-		if _, err := fit.Run(ctx, c, data, fit.Resources{Encoder: r.Encoder, Backend: r.Backend}, run, func(x fit.Progress) {
-			report(Progress{fmt.Sprintf("%s, seed %d, %s", s.Name, seed, x.Stage), x.Done, x.Total, fmt.Sprintf("loss %.4f", x.Smooth)})
-		}); err != nil {
-			return nil, err
-		}
-		base := &r.Models[0].Config
-		o := export.Options{Name: fmt.Sprintf("%s-%d", s.Name, seed), EncoderDir: r.Encoder.Dir, Architecture: base.Architecture, Heads: base.Heads, KVHeads: base.KVHeads,
-			Model: p.Model, DType: safetensors.F32, HeldOut: append(append([]string{}, s.HeldOut...), s.Validation...)}
-		if err := export.Write(ctx, run, out, o, nil); err != nil {
-			return nil, err
-		}
-	} else if err != nil {
-		return nil, err
+// seeds are those of a split's fits.
+func (p *Plan) seeds(s *Split) []int64 {
+	if len(s.Seeds) > 0 {
+		return s.Seeds
 	}
+	return p.Seeds
+}
+
+// generatorDir is a package's folder in its split's.
+func generatorDir(dir string, seed int64) string {
+	return filepath.Join(dir, fmt.Sprint("generator-", seed))
+}
+
+// fitted fits and exports a generator, unless it is there.
+func (p *Plan) fitted(ctx context.Context, s *Split, seed int64, r Resources, collected, dir string, report func(Progress)) error {
+	run, out := filepath.Join(dir, fmt.Sprint("fit-", seed)), generatorDir(dir, seed)
+	if _, err := os.Stat(out); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	c := p.fit
+	c.Seed = seed
+	data, err := fit.OpenData(collected, p.train(s), "", c.Tiling)
+	if err != nil {
+		return err
+	}
+	with := fit.Resources{Encoder: r.Encoder, Backend: r.Backend}
+	if c.Loss != fit.LossWeights {
+		sets, err := p.sets(p.train(s))
+		if err != nil {
+			return err
+		}
+		examples, err := collect.ExamplesOf(r.Models[0], sets, p.Collect.MaxTokens, func(string) {})
+		if err != nil {
+			return err
+		}
+		with.Task = &fit.Task{Model: r.Models[0], Examples: examples}
+	}
+	if _, err := fit.Run(ctx, c, data, with, run, func(x fit.Progress) {
+		report(Progress{fmt.Sprintf("%s, seed %d, %s", s.Name, seed, x.Stage), x.Done, x.Total, fmt.Sprintf("loss %.4f", x.Smooth)})
+	}); err != nil {
+		return err
+	}
+	base := &r.Models[0].Config
+	o := export.Options{Name: fmt.Sprintf("%s-%d", s.Name, seed), EncoderDir: r.Encoder.Dir, Architecture: base.Architecture, Heads: base.Heads, KVHeads: base.KVHeads,
+		Model: p.Model, DType: safetensors.F32, HeldOut: append(append([]string{}, s.HeldOut...), s.Validation...)}
+	return export.Write(ctx, run, out, o, nil)
+}
+
+// scored evaluates a generator. Rivals do not depend on the seed: they are scored with the
+// first.
+func (p *Plan) scored(ctx context.Context, s *Split, seed int64, rivals bool, r Resources, collected, dir string, report func(Progress)) (*eval.Result, error) {
 	in, err := Inputs(p.of(s), p.Data, collected, filepath.Join(dir, "joint", jointName))
 	if err != nil {
 		return nil, err
 	}
-	if in.Package, err = generator.Open(out); err != nil {
+	if in.Package, err = generator.Open(generatorDir(dir, seed)); err != nil {
 		return nil, err
 	}
 	defer in.Package.Close()

@@ -76,9 +76,10 @@ func plan(t *testing.T, dir string, change func(map[string]any)) string {
 		"kernel_size": 3, "affine": true, "tokenizer": "custom", "chunk": 32})
 	tune := map[string]any{"rank": 2, "alpha": 4, "batch": 2, "steps": 2, "warm_up": 1, "late_steps": 2, "max_tokens": 200}
 	p := map[string]any{"base_model": "made-up/small", "data": "data", "layout": "layout.json", "collect": tune, "joint": tune,
-		"fit":  map[string]any{"steps": 3, "batch": 2, "learning_rate": 1e-3, "save_every": 1, "pads": "zero"},
-		"eval": map[string]any{"records": 3, "cross_records": 2, "draws": 2, "shots": 1}, "seeds": []int{1, 2},
-		"splits": []map[string]any{{"name": "one", "validation": []string{"a-z"}, "held_out": []string{"b-y", "a-x"}}}}
+		"fit": map[string]any{"steps": 3, "batch": 2, "learning_rate": 1e-3, "save_every": 1, "pads": "zero",
+			"loss": "both", "task": map[string]any{"from": 1, "weights_share": 0.1, "records": 1, "base_dtype": "f32"}},
+		"eval": map[string]any{"records": 3, "cross_records": 2, "draws": 2, "shots": 1}, "seeds": []int{5},
+		"splits": []map[string]any{{"name": "one", "validation": []string{"a-z"}, "held_out": []string{"b-y", "a-x"}, "seeds": []int{1, 2}}}}
 	if change != nil {
 		change(p)
 	}
@@ -283,6 +284,7 @@ func TestRead(t *testing.T) {
 	path := plan(t, dir, func(p map[string]any) {
 		p["seeds"] = []int{}
 		p["joint"].(map[string]any)["batch"] = 0
+		p["fit"].(map[string]any)["task"].(map[string]any)["base_dtype"] = "bf16"
 		p["splits"] = []map[string]any{
 			{"name": "one", "validation": []string{"a-z"}, "held_out": []string{"a-z", "c-x"}},
 			{"name": "one", "held_out": []string{}},
@@ -290,7 +292,7 @@ func TestRead(t *testing.T) {
 		}
 	})
 	_, err := experiment.Read(path)
-	for _, want := range []string{path, "0 seeds", "batch is 0", "c-x is not in the grid", "a-z is held out and for validation", `split "one"`, `split "collected"`, "0 training"} {
+	for _, want := range []string{path, "0 seeds", "batch is 0", "base_dtype", "c-x is not in the grid", "a-z is held out and for validation", `split "one"`, `split "collected"`, "0 training"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v: want %q in it", err, want)
 		}
@@ -326,7 +328,7 @@ func TestTierM(t *testing.T) {
 			}
 		}
 	}
-	if len(held) < 24 || len(p.Seeds) < 3 {
-		t.Errorf("%d combinations are held out over the splits, %d seeds", len(held), len(p.Seeds))
+	if seeds := max(len(p.Seeds), len(p.Splits[0].Seeds)); len(held) < 24 || seeds < 3 {
+		t.Errorf("%d combinations are held out over the splits, %d seeds", len(held), seeds)
 	}
 }

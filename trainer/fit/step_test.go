@@ -3,6 +3,7 @@
 package fit
 
 import (
+	"path/filepath"
 	"syscall"
 	"testing"
 	"time"
@@ -10,13 +11,29 @@ import (
 	"github.com/gomlx/gomlx/core/tensors"
 
 	"github.com/drag-and-drop-lora/dnd/graph/decoder"
+	"github.com/drag-and-drop-lora/dnd/graph/generator"
+	"github.com/drag-and-drop-lora/dnd/graph/lora"
 	"github.com/drag-and-drop-lora/dnd/trainer/backend"
+	"github.com/drag-and-drop-lora/dnd/trainer/lm"
 )
 
 func cpuTime() time.Duration {
 	var u syscall.Rusage
 	syscall.Getrusage(syscall.RUSAGE_SELF, &u)
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+// filled is a tensor of small whole numbers.
+func filled(shape ...int) *tensors.Tensor {
+	n := 1
+	for _, d := range shape {
+		n *= d
+	}
+	v := make([]float32, n)
+	for i := range v {
+		v[i] = float32(i%7) - 3
+	}
+	return tensors.FromFlatDataAndDimensions(v, shape...)
 }
 
 // BenchmarkStep is one training step: for weight tokens of SmolLM2-135M's shape, and with
@@ -50,17 +67,6 @@ func BenchmarkStep(b *testing.B) {
 			defer step.close()
 			states := []*state{initialState(&c)}
 			run := func(i int) {
-				filled := func(shape ...int) *tensors.Tensor {
-					n := 1
-					for _, d := range shape {
-						n *= d
-					}
-					v := make([]float32, n)
-					for i := range v {
-						v[i] = float32(i%7) - 3
-					}
-					return tensors.FromFlatDataAndDimensions(v, shape...)
-				}
 				pairs := fed{shards: []shard{{condition: filled(c.Batch, in[0], in[1], in[2]), target: filled(c.Batch, out[0], out[1], out[2])}},
 					values: float64(c.Batch * out[0] * out[1] * out[2])}
 				_, grads, err := step.part(i, 0, pairs, states, nil)
@@ -89,6 +95,89 @@ func BenchmarkStep(b *testing.B) {
 			}
 			plan.Add(rate)
 			b.ReportMetric(plan.Times[0].SecondsPerStep/perStep, "plan")
+		})
+	}
+}
+
+// BenchmarkAnswersStep is a step with the loss on answers: the small decoder's, 4 adapters
+// of SmolLM2-135M-Instruct and for each of them 2 records of 80 tokens.
+func BenchmarkAnswersStep(b *testing.B) {
+	base := filepath.Join("..", "..", "build", "deps", "smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")
+	read, err := generator.ReadLayout(filepath.Join("..", "..", "models", "layout.json"))
+	if err != nil {
+		b.Fatal(err)
+	}
+	for _, dtype := range []string{lm.F32, lm.BF16} {
+		b.Run(dtype, func(b *testing.B) {
+			be, err := backend.Open(backend.PJRT)
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer be.Finalize()
+			m, err := lm.LoadWith(base, lm.Options{DType: dtype}, be)
+			if err != nil {
+				b.Fatalf("%v: run `make deps`", err)
+			}
+			defer m.Close()
+			layout, err := lora.NewLayout(m.Config.Base(8, 16), read.Tiling)
+			if err != nil {
+				b.Fatal(err)
+			}
+			c := Defaults()
+			c.SetDecoder(read.Decoder)
+			c.Batch = 4
+			c.SetLoss(LossTask)
+			c.Task.Records, c.Task.BaseDType = 2, dtype
+			in, out := c.Decoder.Condition(), c.Decoder.Output()
+			a := &answers{task: &Task{Model: m}, layout: layout, size: lm.Size{Length: 80, Answers: 8}}
+			var records []lm.Example
+			for i := range int32(2 * 4) {
+				e := lm.Example{}
+				for j := range int32(72) {
+					e.Prompt = append(e.Prompt, 100+i*72+j)
+				}
+				for j := range int32(8) {
+					e.Answer = append(e.Answer, 500+j*8+i)
+				}
+				records = append(records, e)
+			}
+			a.examples = [][]lm.Example{records}
+			standard := &Standard{Scale: make([]float32, out[0]), Offset: make([]float32, out[0]*out[1]*out[2])}
+			if err := a.place(standard, 1); err != nil {
+				b.Fatal(err)
+			}
+			defer a.close()
+			step, err := newStepper(&c, be, 1, make([]float32, out[0]), a)
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer step.close()
+			states := []*state{initialState(&c)}
+			run := func(i int) {
+				var items []pick
+				for j := range c.Batch {
+					items = append(items, pick{records: []int{2 * j, 2*j + 1}})
+				}
+				batch, err := a.batch(items)
+				if err != nil {
+					b.Fatal(err)
+				}
+				pairs := fed{shards: []shard{{condition: filled(c.Batch, in[0], in[1], in[2]), target: filled(c.Batch, out[0], out[1], out[2]), batch: batch}},
+					values: float64(c.Batch * out[0] * out[1] * out[2]), answers: float64(a.tokens(items))}
+				_, grads, err := step.part(i, 0, pairs, states, nil)
+				if err != nil {
+					b.Fatal(err)
+				}
+				if _, err := step.finish(i, grads, states); err != nil {
+					b.Fatal(err)
+				}
+			}
+			run(0) // compiles
+			before := cpuTime()
+			for i := 1; b.Loop(); i++ {
+				run(i)
+			}
+			b.ReportMetric((cpuTime()-before).Seconds()/float64(b.N), "cpu-s/op")
 		})
 	}
 }
