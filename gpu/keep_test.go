@@ -192,3 +192,46 @@ func TestKeep(t *testing.T) {
 	}
 	same("after a cancelled run", generate())
 }
+
+// Where memory takes the weights but not the transforms of kernels that make a run short, the
+// weights stay as they are.
+func TestKeepWeights(t *testing.T) {
+	c := decoder.Config{Class: decoder.FullCond, KernelSize: 9, Features: [][3]int{{4, 16, 384}, {64, 64, 64}, {64, 64, 64}, {64, 64, 64}, {64, 64, 64}, {64, 64, 64}}}
+	p := generator.MadeUpDecoder("kernels of nine", c, 1)
+	d := open(t, gpu.Options{Device: -1})
+	r := generator.NewRunner(d, "webgpu", "", generator.F32, func() error { return nil })
+	defer r.Close()
+	condition := make([]float32, 4*16*384)
+	for i := range condition {
+		condition[i] = float32(math.Sin(float64(i)))
+	}
+	decode := func() []float32 {
+		t.Helper()
+		tokens, err := r.Decode(t.Context(), p, condition, 1, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return tokens
+	}
+	want := decode()
+	var kept generator.Kept
+	for bytes := int64(1 << 30); kept.Resident != generator.ResidentWeights; bytes = bytes * 15 / 16 {
+		var err error
+		if kept, err = r.Keep(p, 1, bytes); err != nil {
+			t.Fatal(err)
+		}
+		if kept.Resident == generator.ResidentNothing {
+			t.Fatalf("nothing stays in %d bytes, and weights alone did in no more", bytes)
+		}
+	}
+	for i, v := range decode() {
+		if math.Abs(float64(v-want[i])) > 1e-5*(1+math.Abs(float64(want[i]))) {
+			t.Fatalf("value %d is %v, want %v", i, v, want[i])
+		}
+	}
+	before, _ := r.Uploads()
+	decode()
+	if after, _ := r.Uploads(); after-before != int64(4*len(condition)) {
+		t.Errorf("another adapter brought %d bytes, expected the condition alone", after-before)
+	}
+}
