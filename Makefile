@@ -82,7 +82,7 @@ science: deps-run build ## the claim from nothing: a tiny base, its LoRAs, a gen
 	build/bin/dndtrain science --out build/science
 
 .PHONY: tier-m
-tier-m: deps-run build ## the experiment of models/tier-m.json on a real base: a day of two cores; it goes on where it was stopped
+tier-m: deps-run build ## the experiment of models/tier-m.json on a real base: half a day of two cores; it goes on where it was stopped
 	@$(SETUP)/assets.sh minilm
 	@$(SETUP)/assets.sh smollm2
 	build/bin/dndtrain experiment --plan models/tier-m.json --base $(DEMO_BASE) --encoder build/deps/minilm --out build/tier-m
