@@ -161,7 +161,7 @@ func ExamplesOf(m *lm.Model, sets []*DataSet, maxTokens int, note func(string)) 
 			return nil, fmt.Errorf("data set %s: %w", s.Name, err)
 		}
 		if len(examples) == 0 {
-			wrong = append(wrong, fmt.Errorf("data set %s: no record of at most %d tokens (max_tokens)", s.Name, maxTokens))
+			wrong = append(wrong, fmt.Errorf("data set %s: no record of at most %d tokens: raise max_tokens (--max-tokens)", s.Name, maxTokens))
 		} else if dropped > 0 {
 			note(fmt.Sprintf("data set %s: %d of %d records have more than %d tokens and were left out", s.Name, dropped, len(s.Records), maxTokens))
 		}

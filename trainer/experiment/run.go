@@ -68,7 +68,7 @@ func Run(ctx context.Context, p *Plan, r Resources, out string, report func(Prog
 		}
 		of := SplitResult{Split: *s, Train: p.train(s)}
 		for j, seed := range p.seeds(s) {
-			if err := p.fitted(ctx, s, seed, r, collected, dir, report); err != nil {
+			if err := p.fitted(ctx, s, seed, r, train, collected, dir, report); err != nil {
 				return nil, fmt.Errorf("split %s, seed %d: %w", s.Name, seed, err)
 			}
 			x, err := p.scored(ctx, s, seed, j == 0, r, collected, dir, report)
@@ -98,8 +98,9 @@ func generatorDir(dir string, seed int64) string {
 	return filepath.Join(dir, fmt.Sprint("generator-", seed))
 }
 
-// fitted fits and exports a generator, unless it is there.
-func (p *Plan) fitted(ctx context.Context, s *Split, seed int64, r Resources, collected, dir string, report func(Progress)) error {
+// fitted fits and exports a generator, unless it is there; train are the split's training
+// tasks.
+func (p *Plan) fitted(ctx context.Context, s *Split, seed int64, r Resources, train []*collect.DataSet, collected, dir string, report func(Progress)) error {
 	run, out := filepath.Join(dir, fmt.Sprint("fit-", seed)), generatorDir(dir, seed)
 	if _, err := os.Stat(out); !errors.Is(err, fs.ErrNotExist) {
 		return err
@@ -112,11 +113,7 @@ func (p *Plan) fitted(ctx context.Context, s *Split, seed int64, r Resources, co
 	}
 	with := fit.Resources{Encoder: r.Encoder, Backend: r.Backend}
 	if c.Loss != fit.LossWeights {
-		sets, err := p.sets(p.train(s))
-		if err != nil {
-			return err
-		}
-		examples, err := collect.ExamplesOf(r.Models[0], sets, p.Collect.MaxTokens, func(string) {})
+		examples, err := collect.ExamplesOf(r.Models[0], train, p.Collect.MaxTokens, func(string) {})
 		if err != nil {
 			return err
 		}

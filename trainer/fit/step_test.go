@@ -36,6 +36,48 @@ func filled(shape ...int) *tensors.Tensor {
 	return tensors.FromFlatDataAndDimensions(v, shape...)
 }
 
+// measureSteps times steps of made-up pairs, and of the first of a's records, in their
+// order, for the loss on answers; a is nil for none.
+func measureSteps(b *testing.B, c *Config, be backend.Backend, a *answers) {
+	b.Helper()
+	in, out := c.Decoder.Condition(), c.Decoder.Output()
+	step, err := newStepper(c, be, 1, make([]float32, out[0]), a)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer step.close()
+	states := []*state{initialState(c)}
+	run := func(i int) {
+		pairs := fed{shards: []shard{{condition: filled(c.Batch, in[0], in[1], in[2]), target: filled(c.Batch, out[0], out[1], out[2])}},
+			values: float64(c.Batch * out[0] * out[1] * out[2])}
+		if a != nil {
+			items := make([]pick, c.Batch)
+			for j := range c.Batch * c.Task.Records {
+				item := &items[j/c.Task.Records]
+				item.records = append(item.records, j)
+			}
+			var err error
+			if pairs.shards[0].batch, err = a.batch(items); err != nil {
+				b.Fatal(err)
+			}
+			pairs.answers = float64(a.tokens(items))
+		}
+		_, grads, err := step.part(i, 0, pairs, states, nil)
+		if err != nil {
+			b.Fatal(err)
+		}
+		if _, err := step.finish(i, grads, states); err != nil {
+			b.Fatal(err)
+		}
+	}
+	run(0) // compiles
+	before := cpuTime()
+	for i := 1; b.Loop(); i++ {
+		run(i)
+	}
+	b.ReportMetric((cpuTime()-before).Seconds()/float64(b.N), "cpu-s/op")
+}
+
 // BenchmarkStep is one training step: for weight tokens of SmolLM2-135M's shape, and with
 // the reference's 0.5B decoder at about a quarter of every axis. "plan" is the time that
 // a plan at a rate measured on the spot has for it, over the time it took.
@@ -59,30 +101,7 @@ func BenchmarkStep(b *testing.B) {
 			c := Defaults()
 			c.SetDecoder(decoder.Config{Class: decoder.FullCond, KernelSize: s.kernel, Affine: true, Features: s.features})
 			c.Batch = s.batch
-			in, out := c.Decoder.Condition(), c.Decoder.Output()
-			step, err := newStepper(&c, be, 1, make([]float32, out[0]), nil)
-			if err != nil {
-				b.Fatal(err)
-			}
-			defer step.close()
-			states := []*state{initialState(&c)}
-			run := func(i int) {
-				pairs := fed{shards: []shard{{condition: filled(c.Batch, in[0], in[1], in[2]), target: filled(c.Batch, out[0], out[1], out[2])}},
-					values: float64(c.Batch * out[0] * out[1] * out[2])}
-				_, grads, err := step.part(i, 0, pairs, states, nil)
-				if err != nil {
-					b.Fatal(err)
-				}
-				if _, err := step.finish(i, grads, states); err != nil {
-					b.Fatal(err)
-				}
-			}
-			run(0) // compiles
-			before := cpuTime()
-			for i := 1; b.Loop(); i++ {
-				run(i)
-			}
-			b.ReportMetric((cpuTime()-before).Seconds()/float64(b.N), "cpu-s/op")
+			measureSteps(b, &c, be, nil)
 			perStep := b.Elapsed().Seconds() / float64(b.N)
 			b.ReportMetric(1000*perStep, "ms/step")
 			rate, err := MeasureRate(b.Context(), &c, be, s.name, func(_, _ int) {})
@@ -128,7 +147,7 @@ func BenchmarkAnswersStep(b *testing.B) {
 			c.Batch = 4
 			c.SetLoss(LossTask)
 			c.Task.Records, c.Task.BaseDType = 2, dtype
-			in, out := c.Decoder.Condition(), c.Decoder.Output()
+			out := c.Decoder.Output()
 			a := &answers{task: &Task{Model: m}, layout: layout, size: lm.Size{Length: 80, Answers: 8}}
 			var records []lm.Example
 			for i := range int32(2 * 4) {
@@ -147,37 +166,7 @@ func BenchmarkAnswersStep(b *testing.B) {
 				b.Fatal(err)
 			}
 			defer a.close()
-			step, err := newStepper(&c, be, 1, make([]float32, out[0]), a)
-			if err != nil {
-				b.Fatal(err)
-			}
-			defer step.close()
-			states := []*state{initialState(&c)}
-			run := func(i int) {
-				var items []pick
-				for j := range c.Batch {
-					items = append(items, pick{records: []int{2 * j, 2*j + 1}})
-				}
-				batch, err := a.batch(items)
-				if err != nil {
-					b.Fatal(err)
-				}
-				pairs := fed{shards: []shard{{condition: filled(c.Batch, in[0], in[1], in[2]), target: filled(c.Batch, out[0], out[1], out[2]), batch: batch}},
-					values: float64(c.Batch * out[0] * out[1] * out[2]), answers: float64(a.tokens(items))}
-				_, grads, err := step.part(i, 0, pairs, states, nil)
-				if err != nil {
-					b.Fatal(err)
-				}
-				if _, err := step.finish(i, grads, states); err != nil {
-					b.Fatal(err)
-				}
-			}
-			run(0) // compiles
-			before := cpuTime()
-			for i := 1; b.Loop(); i++ {
-				run(i)
-			}
-			b.ReportMetric((cpuTime()-before).Seconds()/float64(b.N), "cpu-s/op")
+			measureSteps(b, &c, be, a)
 		})
 	}
 }

@@ -16,6 +16,26 @@ import (
 	"github.com/drag-and-drop-lora/dnd/trainer/model"
 )
 
+func goBackend(t *testing.T) backend.Backend {
+	t.Helper()
+	b, err := backend.Open(backend.CPU)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(b.Finalize)
+	return b
+}
+
+// weightTokens are n values of such a size as a decoder's.
+func weightTokens(n int) []float32 {
+	rng := rand.New(rand.NewPCG(3, 3))
+	v := make([]float32, n)
+	for i := range v {
+		v[i] = float32(rng.NormFloat64()) * 0.3
+	}
+	return v
+}
+
 // The graph that a loss goes back through decodes weight tokens as package lora does.
 func TestMatrices(t *testing.T) {
 	_, base, tiling, err := generator.Shape("mini")
@@ -36,18 +56,10 @@ func TestMatrices(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			b, err := backend.Open(backend.CPU)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer b.Finalize()
+			b := goBackend(t)
 			count, h, w := layout.Shape()
 			const items = 2
-			rng := rand.New(rand.NewPCG(3, 3))
-			tokens := make([]float32, items*count*h*w)
-			for i := range tokens {
-				tokens[i] = float32(rng.NormFloat64()) * 0.3
-			}
+			tokens := weightTokens(items * count * h * w)
 			exec, err := graph.NewExec(b.Backend, func(x *graph.Node) []*graph.Node {
 				a, b := model.Matrices(layout, x)
 				return append(a, b...)
@@ -86,17 +98,9 @@ func TestMatricesGradient(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b, err := backend.Open(backend.CPU)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer b.Finalize()
+	b := goBackend(t)
 	count, h, w := layout.Shape()
-	rng := rand.New(rand.NewPCG(3, 3))
-	tokens := make([]float32, count*h*w)
-	for i := range tokens {
-		tokens[i] = float32(rng.NormFloat64()) * 0.3
-	}
+	tokens := weightTokens(count * h * w)
 	padded := 0
 	exec, err := graph.NewExec(b.Backend, func(x *graph.Node) []*graph.Node {
 		a, b := model.Matrices(layout, x)
@@ -133,6 +137,7 @@ func TestMatricesGradient(t *testing.T) {
 	if most := 16 * len(tokens); padded > most {
 		t.Errorf("slices' gradients have %d values together, expected at most %d", padded, most)
 	}
+	rng := rand.New(rand.NewPCG(4, 4))
 	for range 20 {
 		// Along a token's gradient, the longest way up.
 		token := rng.IntN(count)
