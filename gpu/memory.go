@@ -130,11 +130,8 @@ func (r *run) fill(i int) error {
 			r.piece = make([]byte, pieceBytes)
 		}
 		size := int64(pieceBytes)
-		switch b.Source.DType {
-		case quant.Q8:
-			size = size / quant.Bytes * quant.Bytes
-		case quant.Q41:
-			size = size / quant.BytesQ41 * quant.BytesQ41
+		if block := quant.BlockBytes(b.Source.DType); block > 0 {
+			size = size / block * block
 		}
 		for off := int64(0); off < b.Source.Bytes; off += size {
 			piece := r.piece[:min(size, b.Source.Bytes-off)]

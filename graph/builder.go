@@ -256,7 +256,7 @@ type storage struct {
 var storages = map[string]storage{
 	"F32":     {wgsl.StoreF32, 1, 4},
 	"F16":     {wgsl.StoreF16, 2, 4},
-	quant.Q8:  {wgsl.StoreQ8, quant.Values, quant.Bytes},
+	quant.Q8:  {wgsl.StoreQ8, quant.Values, quant.BytesQ8},
 	quant.Q41: {wgsl.StoreQ41, quant.Values, quant.BytesQ41},
 }
 

@@ -116,7 +116,7 @@ func TestBuilderRefuses(t *testing.T) {
 		{"impossible shape", graph.DefaultLimits(), convolve([4]int{1 << 30, 1 << 30, 1 << 30, 1}, conv)},
 		{"kernel 64", graph.DefaultLimits(), convolve([4]int{1, 4, 4, 4}, with(func(c *graph.Conv) { c.K = 64 }))},
 		{"0 outputs", graph.DefaultLimits(), convolve([4]int{1, 4, 4, 4}, with(func(c *graph.Conv) { c.Out = 0 }))},
-		{"F32, F16 or Q8", graph.DefaultLimits(), convolve([4]int{1, 4, 4, 4}, with(func(c *graph.Conv) { c.DType = "BF16" }))},
+		{"F32, F16, Q8 or Q4_1", graph.DefaultLimits(), convolve([4]int{1, 4, 4, 4}, with(func(c *graph.Conv) { c.DType = "BF16" }))},
 		{"a plane of [64 64]", limits(4096), convolve([4]int{1, 1, 64, 64}, conv)},
 		{"output channels of w need", limits(4096), convolve([4]int{1, 20, 1, 1}, with(func(c *graph.Conv) { c.K = 11 }))},
 		{"one row of the padded input", limits(4096), convolve([4]int{1, 90, 1, 1}, with(func(c *graph.Conv) { c.K, c.Out = 63, 8 }))},

@@ -188,7 +188,7 @@ type shard struct {
 func (b *Builder) Conv(x *Tensor, c Conv) *Tensor {
 	shape := x.Shape
 	if c.Axis < AxisN || c.Axis > AxisW || c.Out < 1 || c.K < 1 || c.K > wgsl.MaxKernelSize || storages[c.DType].values == 0 {
-		b.failf("%s: axis %d, %d outputs, kernel %d, weights %q: expected one of 3 axes, a positive number, 1..%d, F32, F16 or Q8",
+		b.failf("%s: axis %d, %d outputs, kernel %d, weights %q: expected one of 3 axes, a positive number, 1..%d, F32, F16, Q8 or Q4_1",
 			c.Label, c.Axis, c.Out, c.K, c.DType, wgsl.MaxKernelSize)
 		return &Tensor{Shape: shape}
 	}

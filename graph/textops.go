@@ -45,7 +45,7 @@ func (b *Builder) Embed(ids Words, c Chunks, e Embedding) *Tensor {
 	}
 	s := storages[e.DType]
 	if s.values == 0 {
-		b.failf("%s: %s as %q, expected F32, F16 or Q8", e.Label, e.Word, e.DType)
+		b.failf("%s: %s as %q, expected F32, F16, Q8 or Q4_1", e.Label, e.Word, e.DType)
 		return y
 	}
 	k := b.kernel("embed", wgsl.Const{Name: "Store", Value: s.store})

@@ -48,8 +48,8 @@ func madeUp(flags *pflag.FlagSet) cli.Run {
 	flags.StringVar(&o.Encoder, "encoder", "", "text encoder (Hugging Face folder); without it the package only decodes")
 	flags.StringVar(&out, "out", "", "folder for the generator package")
 	flags.Uint64Var(&o.Seed, "seed", 0, "seed of the weights")
-	flags.StringVar(&weights, "weights", "f32", "type to store weights as: f32, f16, bf16 or q8")
-	cli.Values(flags, "weights", "f32", "f16", "bf16", "q8")
+	flags.StringVar(&weights, "weights", "f32", "type to store weights as: f32, f16, bf16, q8 or q4")
+	cli.Values(flags, "weights", "f32", "f16", "bf16", "q8", "q4")
 	flags.BoolVar(&o.Replace, "replace", false, "replace a package that stands there already")
 	return func(ctx context.Context, e *cli.Env, _ []string) error {
 		if err := cli.Required(flags, "shape", "out"); err != nil {
@@ -58,7 +58,10 @@ func madeUp(flags *pflag.FlagSet) cli.Run {
 		if err := cli.OneOf("shape", strings.ToLower(o.Shape), generator.Shapes()...); err != nil {
 			return err
 		}
-		o.DType = safetensors.DType(strings.ToUpper(weights))
+		o.DType = safetensors.BF16
+		if d, ok := generator.Storages[weights]; ok {
+			o.DType = safetensors.DType(d)
+		}
 		bar := e.Bar()
 		o.Progress = func(done, total int64) { bar.Set("write", done, total, "") }
 		err := generator.MadeUp(ctx, out, o)

@@ -25,8 +25,8 @@ func addBackendFlags(flags *pflag.FlagSet) *backendFlags {
 	flags.StringVar(&b.Backend, "backend", backends.Auto, "auto, webgpu, pjrt or cpu")
 	cli.Values(flags, "backend", backends.Names()...)
 	flags.IntVar(&b.Device, "device", -1, "number of the WebGPU device, see dndgen devices (default: the best)")
-	flags.StringVar(&b.Weights, "weights", "f32", "type of the weights on a WebGPU device: f32, f16 or q8 (other backends compute in f32)")
-	cli.Values(flags, "weights", "f32", "f16", "q8")
+	flags.StringVar(&b.Weights, "weights", "f32", "type of the weights on a WebGPU device: f32, f16, q8 or q4 (other backends compute in f32)")
+	cli.Values(flags, "weights", "f32", "f16", "q8", "q4")
 	flags.Int64Var(&b.Memory, "memory", 0, "most bytes of device memory to use at a time (default: what the device has)")
 	return b
 }

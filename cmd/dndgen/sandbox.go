@@ -6,7 +6,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"github.com/drag-and-drop-lora/dnd/cmd/internal/backends"
 	"github.com/drag-and-drop-lora/dnd/cmd/internal/cli"
@@ -62,7 +61,7 @@ func openHost(ctx context.Context, e *cli.Env, wasm string, b *backendFlags) (*s
 		return nil, err
 	}
 	e.Message("backend %s: %s, host %s", backends.WebGPU, name, wazero)
-	o := host.Options{Guest: guest, Executor: d, DType: strings.ToUpper(b.Weights), Guests: 1, Trusted: wasm == ""}
+	o := host.Options{Guest: guest, Executor: d, DType: generator.Storages[b.Weights], Guests: 1, Trusted: wasm == ""}
 	// Without a folder to keep it in, the guest is compiled anew each time.
 	if dir, err := os.UserCacheDir(); err == nil && os.MkdirAll(filepath.Join(dir, "dnd"), 0o700) == nil {
 		o.CacheDir = filepath.Join(dir, "dnd")

@@ -31,7 +31,7 @@ func TestGenerateWazero(t *testing.T) {
 	t.Setenv("XDG_CACHE_HOME", t.TempDir())
 	p, guest := madeup.Open(t), dndWASM(t)
 	prompts := write(t, "p.jsonl", `{"q": "What is the capital of France?"}`+"\n"+`{"q": "Name a colour."}`+"\n")
-	for format, weights := range map[string]string{lora.PEFT: "f32", lora.GGUF: "f16", lora.MLX: "q8"} {
+	for weights, format := range map[string]string{"f32": lora.PEFT, "f16": lora.GGUF, "q8": lora.MLX, "q4": lora.PEFT} {
 		args := []string{"generate", "--quiet", "--json", "--backend", "webgpu", "--weights", weights, "--generator", p.Dir, "--prompts", prompts, "--field", "q",
 			"--format", format, "--seed", "-5", "--draws", "2"}
 		var results [2]generated

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"strings"
 
 	"github.com/spf13/pflag"
 
@@ -28,8 +27,8 @@ func exportGenerator(flags *pflag.FlagSet) cli.Run {
 	flags.StringSliceVar(&o.HeldOut, "held-out", nil, "data sets kept from training, for the record")
 	flags.StringVar(&o.License, "license", "", "SPDX id, for the record")
 	flags.StringVar(&o.Commit, "commit", "", "commit of the code that fitted it, for the record")
-	weights := flags.String("weights", "f32", "type to store weights as: f32, f16 or q8 (matrices in blocks of 32 bytes with a scale, the rest f16)")
-	cli.Values(flags, "weights", "f32", "f16", "q8")
+	weights := flags.String("weights", "f32", "type to store weights as: f32, f16, q8 or q4 (matrices in blocks of 32 values with a scale, the rest f16; with q4 the encoder is q8)")
+	cli.Values(flags, "weights", "f32", "f16", "q8", "q4")
 	flags.BoolVar(&o.Replace, "replace", false, "replace a package that stands there already")
 	return func(ctx context.Context, e *cli.Env, _ []string) error {
 		if err := cli.Required(flags, "run", "encoder", "name", "out"); err != nil {
@@ -38,7 +37,7 @@ func exportGenerator(flags *pflag.FlagSet) cli.Run {
 		if (o.Architecture == "") != (o.Heads == 0 && o.KVHeads == 0) {
 			return cli.Usagef("--architecture, --heads and --kv-heads go together")
 		}
-		o.DType = safetensors.DType(strings.ToUpper(*weights))
+		o.DType = safetensors.DType(generator.Storages[*weights])
 		bar := e.Bar()
 		err := export.Write(ctx, *run, *out, o, func(done, total int64) { bar.Set("export", done, total, "") })
 		bar.Done()

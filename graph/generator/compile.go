@@ -28,7 +28,20 @@ const (
 	F32 = string(safetensors.F32)
 	F16 = string(safetensors.F16)
 	Q8  = quant.Q8
+	Q4  = quant.Q41
 )
+
+// Storages are the types by the names that flags give them.
+var Storages = map[string]string{"f32": F32, "f16": F16, "q8": Q8, "q4": Q4}
+
+// EncoderStorage is the text encoder's type beside a decoder's. What four bits a value do to
+// conditions is not measured, so a Q4 decoder's encoder is Q8.
+func EncoderStorage(dtype string) string {
+	if dtype == Q4 {
+		return Q8
+	}
+	return dtype
+}
 
 // ErrNoEncoder says that a package has no text encoder, so it can only decode.
 var ErrNoEncoder = errors.New("the generator has no text encoder: import it with --encoder, or give it a condition")
@@ -38,7 +51,8 @@ var ErrNoBase = errors.New("the generator does not name the base model's LoRA ta
 
 // Compile is the whole way of one draw of prompts: ids and mask in, weight tokens out and,
 // for a manifest with a Coverage, the condition.
-// dtype is the storage type of the weights on the device: F32, F16 or Q8.
+// dtype is the storage type of the decoder's weights on the device: F32, F16, Q8 or Q4. The
+// encoder's is the same, but Q8 with Q4.
 func Compile(m *Manifest, limits graph.Limits, dtype string) (*graph.Program, error) {
 	b := graph.NewBuilder(limits)
 	condition, err := m.encode(b, dtype)
@@ -92,7 +106,7 @@ func (m *Manifest) encode(b *graph.Builder, dtype string) (*graph.Tensor, error)
 	if m.Encoder == nil {
 		return nil, ErrNoEncoder
 	}
-	o := encoder.Options{DType: dtype, ZeroPads: m.Condition.Pads == PadsZero}
+	o := encoder.Options{DType: EncoderStorage(dtype), ZeroPads: m.Condition.Pads == PadsZero}
 	return encoder.Build(b, m.Encoder.Config, 1, m.Condition.Texts, m.Condition.Length, o), nil
 }
 

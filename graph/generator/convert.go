@@ -11,10 +11,21 @@ import (
 	"github.com/drag-and-drop-lora/dnd/graph/safetensors"
 )
 
+// inBlocks says whether a type has blocks of values, as package quant makes them.
+func inBlocks(d safetensors.DType) bool { return quant.BlockBytes(string(d)) > 0 }
+
+// unit is how many values and bytes of a type are never cut.
+func unit(d safetensors.DType) (values, bytes int64) {
+	if inBlocks(d) {
+		return quant.Values, quant.BlockBytes(string(d))
+	}
+	return 1, d.Size()
+}
+
 // decode reads values of any type that weights are stored as.
 func decode(from safetensors.DType, raw []byte, values []float32) error {
-	if from == Q8 {
-		return quant.Decode(raw, values)
+	if inBlocks(from) {
+		return quant.Decode(string(from), raw, values)
 	}
 	return safetensors.DecodeFloats(from, raw, values)
 }
@@ -22,8 +33,14 @@ func decode(from safetensors.DType, raw []byte, values []float32) error {
 // encode writes finite values to out as to. first is the index of the first one, for
 // errors.
 func encode(path, key string, to safetensors.DType, values []float32, out []byte, first int64) error {
-	if to == Q8 {
-		return quant.Encode(values, out)
+	if inBlocks(to) {
+		if err := quant.Encode(string(to), values, out); err != nil {
+			return err
+		}
+		if i := quant.NonFinite(string(to), out); i >= 0 {
+			return fmt.Errorf("%s: tensor %q: the %d values from %d on are too large for %s: use F32 or Q8", path, key, quant.Values, first+int64(i)*quant.Values, to)
+		}
+		return nil
 	}
 	if err := safetensors.EncodeFloats(to, values, out); err != nil {
 		return err
@@ -36,8 +53,8 @@ func encode(path, key string, to safetensors.DType, values []float32, out []byte
 
 // checkFinite returns an error if one of the values is NaN or infinite.
 func checkFinite(path, key string, d safetensors.DType, raw []byte, first int64) error {
-	if d == Q8 {
-		if i := quant.NonFinite(raw); i >= 0 {
+	if inBlocks(d) {
+		if i := quant.NonFinite(string(d), raw); i >= 0 {
 			return fmt.Errorf("%s: tensor %q: the scale of block %d is not finite: the weights are damaged", path, key, first/quant.Values+int64(i))
 		}
 		return nil
@@ -98,20 +115,20 @@ func firstNonFinite(d safetensors.DType, raw []byte) int {
 // another type than the tensor's ("" for none). place is for errors.
 func checked(t safetensors.Tensor, d safetensors.DType, place string) safetensors.Tensor {
 	from, data := t.DType, t.Data
-	if d == Q8 && !quantised(t) {
+	if inBlocks(d) && !quantised(t) {
 		d = safetensors.F16
 	}
 	if d != "" && isFloat(from) {
 		t.DType = d
 	}
 	name, to := t.Name, t.DType
-	if to == Q8 {
-		t.DType, t.Shape = safetensors.U8, []int{int(quant.Size(elements(t.Shape)) / quant.Bytes), quant.Bytes}
+	if block := quant.BlockBytes(string(to)); block > 0 {
+		t.DType, t.Shape = safetensors.U8, []int{int(quant.Size(string(to), elements(t.Shape)) / block), int(block)}
 	}
 	t.Data = func(w io.Writer) error {
 		c := &converter{w: w, place: place, key: name, from: from, to: to, buf: make([]byte, 0, piece*from.Size())}
 		if from != to {
-			c.values, c.out = make([]float32, piece), make([]byte, piece*max(to.Size(), 2)) // Q8 takes less than 2
+			c.values, c.out = make([]float32, piece), make([]byte, piece*max(to.Size(), 2)) // blocks take less than 2
 		}
 		if err := data(c); err != nil {
 			return err
@@ -127,7 +144,7 @@ func checked(t safetensors.Tensor, d safetensors.DType, place string) safetensor
 	return t
 }
 
-// quantised says which tensors a package in Q8 has in Q8: the matrices and kernels, which
+// quantised says which tensors a package in blocks has in blocks: the matrices and kernels, which
 // are nearly all of it. Norms, biases and what Affine adds are as exact as F16, and so is
 // the pooler, which nothing reads.
 func quantised(t safetensors.Tensor) bool {
@@ -170,8 +187,8 @@ func (c *converter) flush() error {
 	out := raw
 	if c.from != c.to {
 		out = c.out[:n*int(c.to.Size())]
-		if c.to == Q8 { // a buffer holds whole blocks, but for the tensor's last
-			out = c.out[:quant.Size(int64(n))]
+		if inBlocks(c.to) { // a buffer holds whole blocks, but for the tensor's last
+			out = c.out[:quant.Size(string(c.to), int64(n))]
 		}
 		if err := decode(c.from, raw, c.values[:n]); err != nil {
 			return err

@@ -31,7 +31,7 @@ func TestLoad(t *testing.T) {
 		}
 		return all
 	}
-	for _, dtype := range []safetensors.DType{"", safetensors.F16, generator.Q8} {
+	for _, dtype := range []safetensors.DType{"", safetensors.F16, generator.Q8, generator.Q4} {
 		dir := madeUp(t, generator.MadeUpOptions{Seed: 3, Encoder: tinyEncoder(t, nil), WriteOptions: generator.WriteOptions{DType: dtype}})
 		p := openPackage(t, dir)
 		want := read(p)

@@ -7,7 +7,6 @@ import (
 
 	"github.com/drag-and-drop-lora/dnd/graph/decoder"
 	"github.com/drag-and-drop-lora/dnd/graph/encoder"
-	"github.com/drag-and-drop-lora/dnd/graph/quant"
 	"github.com/drag-and-drop-lora/dnd/graph/safetensors"
 )
 
@@ -124,13 +123,10 @@ func (h hashed) ReadWeights(name, dtype string, off int64, p []byte) error {
 		return fmt.Errorf("made-up tensor %q: %w", clip(name), safetensors.ErrNoTensor)
 	}
 	d := safetensors.DType(dtype)
-	if d != safetensors.F32 && d != safetensors.F16 && d != Q8 {
-		return fmt.Errorf("made-up tensor %q: asked for as %s, expected F32, F16 or Q8", clip(name), d)
+	if !onDevice(d) {
+		return fmt.Errorf("made-up tensor %q: asked for as %s, expected F32, F16, Q8 or Q4_1", clip(name), d)
 	}
-	unit, size := int64(1), d.Size()
-	if d == Q8 {
-		unit, size = quant.Values, quant.Bytes
-	}
+	unit, size := unit(d)
 	if bytes := (t.count + unit - 1) / unit * size; off < 0 || off%size != 0 || int64(len(p))%size != 0 || off > bytes || int64(len(p)) > bytes-off {
 		return fmt.Errorf("made-up tensor %q: bytes %d+%d are asked for, as %s it has %d", clip(name), off, len(p), d, bytes)
 	}

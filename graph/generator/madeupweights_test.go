@@ -17,7 +17,7 @@ func TestMadeUpPackage(t *testing.T) {
 	defer p.Close()
 	w := p.Weights()
 	const key = "decoder/model.decoder.module_list.5.linear2.weight"
-	for dtype, unit := range map[string]int{"F32": 4, "F16": 2, "Q8": 36} {
+	for dtype, unit := range map[string]int{"F32": 4, "F16": 2, "Q8": 36, "Q4_1": 20} {
 		const units = 1 << 15
 		start := int64(1<<25) * int64(unit) // 2^30 values of Q8
 		whole := make([]byte, units*unit)

@@ -18,7 +18,7 @@ func TestDeviceMemory(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, dtype := range []string{generator.F32, generator.F16, generator.Q8} {
+		for _, dtype := range []string{generator.F32, generator.F16, generator.Q8, generator.Q4} {
 			encode, err := generator.CompileEncode(&p.Manifest, graph.DefaultLimits(), dtype)
 			if err != nil {
 				t.Fatal(err)

@@ -107,7 +107,7 @@ func (p *Package) open(sub, stem string, want []spec) (*tensorSet, error) {
 		s.Close()
 		return nil, fmt.Errorf("%s: %w", filepath.Join(dir, names[0]), err)
 	}
-	s.findQ8(want)
+	s.findBlocks(want)
 	return s, nil
 }
 
@@ -254,10 +254,10 @@ func (s *tensorSet) network(layers int) Network {
 	for _, t := range s.all() {
 		n.Bytes += t.Bytes
 		d, count := t.DType, t.Elements()
-		if q8, ok := s.q8[t.Name]; ok {
-			d, count = Q8, q8
+		if b, ok := s.blocks[t.Name]; ok {
+			d, count = b.dtype, b.values
 		}
-		if t.Name == criterionKey || d != Q8 && !isFloat(d) {
+		if t.Name == criterionKey || !inBlocks(d) && !isFloat(d) {
 			continue
 		}
 		n.Parameters += count

@@ -40,7 +40,7 @@ type ExecutorRunner struct {
 }
 
 // NewRunner makes a Runner of an executor. dtype is the weights' storage type on the
-// device: F32, F16 or Q8; close is called by Close.
+// device: F32, F16, Q8 or Q4; close is called by Close.
 func NewRunner(exec graph.Executor, name, device, dtype string, close func() error) *ExecutorRunner {
 	return &ExecutorRunner{exec: exec, name: name, device: device, dtype: dtype, close: close, note: func(string) {}}
 }

@@ -75,11 +75,11 @@ func checkTensors(have []safetensors.Info, want []spec) error {
 		case !ok && w.optional:
 		case !ok:
 			missing = append(missing, fmt.Sprintf("%s %v", w.name, w.shape))
-		case w.shape != nil && isQ8(t, elements(w.shape)):
+		case w.shape != nil && blocksOf(t, elements(w.shape)) != "":
 		case w.shape != nil && !slices.Equal(t.Shape, w.shape):
 			wrong = append(wrong, fmt.Sprintf("%s has shape %v, expected %v", w.name, t.Shape, w.shape))
 		case !isFloat(t.DType) && w.shape != nil:
-			wrong = append(wrong, fmt.Sprintf("%s has type %s, expected F32, F16, BF16 or Q8 blocks", w.name, t.DType))
+			wrong = append(wrong, fmt.Sprintf("%s has type %s, expected F32, F16, BF16 or blocks of Q8 or Q4_1", w.name, t.DType))
 		}
 		delete(byName, w.name)
 	}
@@ -110,29 +110,44 @@ func isFloat(d safetensors.DType) bool {
 	return d == safetensors.F32 || d == safetensors.F16 || d == safetensors.BF16
 }
 
-// isQ8 reports whether a tensor holds n values as Q8: U8 of shape (blocks, 36), since
-// safetensors has no such type.
-func isQ8(t safetensors.Info, n int64) bool {
-	return t.DType == safetensors.U8 && len(t.Shape) == 2 && t.Shape[1] == quant.Bytes && int64(t.Shape[0])*quant.Bytes == quant.Size(n)
+// blocksOf is the type in whose blocks a tensor holds n values, "" if it does not: U8 of
+// shape (blocks, bytes of one), since safetensors has no such types.
+func blocksOf(t safetensors.Info, n int64) safetensors.DType {
+	for _, d := range quant.Types {
+		if block := quant.BlockBytes(d); t.DType == safetensors.U8 && len(t.Shape) == 2 && int64(t.Shape[1]) == block && int64(t.Shape[0])*block == quant.Size(d, n) {
+			return safetensors.DType(d)
+		}
+	}
+	return ""
 }
 
 func elements(shape []int) int64 { return safetensors.Info{Shape: shape}.Elements() }
 
 // tensorSet is the tensors of one file or of several shards.
 type tensorSet struct {
-	files []*safetensors.File
-	names []string // of the files, without the folder
-	index string   // name of the index file, "" without shards
-	where map[string]int
-	q8    map[string]int64 // the values of those stored as Q8
+	files  []*safetensors.File
+	names  []string // of the files, without the folder
+	index  string   // name of the index file, "" without shards
+	where  map[string]int
+	blocks map[string]packed // those that are stored in blocks
 }
 
-// findQ8 notes which tensors are stored as Q8, in a set that fits the specs.
-func (s *tensorSet) findQ8(want []spec) {
-	s.q8 = map[string]int64{}
+// packed is what a tensor in blocks holds.
+type packed struct {
+	dtype  safetensors.DType
+	values int64
+}
+
+// findBlocks notes which tensors are stored in blocks, in a set that fits the specs.
+func (s *tensorSet) findBlocks(want []spec) {
+	s.blocks = map[string]packed{}
 	for _, w := range want {
-		if _, t, ok := s.lookup(w.name); ok && w.shape != nil && isQ8(t, elements(w.shape)) {
-			s.q8[w.name] = elements(w.shape)
+		_, t, ok := s.lookup(w.name)
+		if !ok || w.shape == nil {
+			continue
+		}
+		if d := blocksOf(t, elements(w.shape)); d != "" {
+			s.blocks[w.name] = packed{d, elements(w.shape)}
 		}
 	}
 }

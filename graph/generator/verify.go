@@ -40,7 +40,7 @@ func Verify(ctx context.Context, dir string, progress func(done, total int64)) (
 	if r.Unlisted, err = p.strays(); err != nil {
 		return nil, err
 	}
-	v := &verifier{ctx: ctx, report: r, total: r.Summary.Bytes, progress: progress, buf: make([]byte, quant.Bytes<<15)}
+	v := &verifier{ctx: ctx, report: r, total: r.Summary.Bytes, progress: progress, buf: make([]byte, quant.BytesQ8*quant.BytesQ41<<10)} // whole blocks of all types
 	for _, f := range p.Manifest.Files {
 		path := filepath.Join(dir, filepath.FromSlash(f.Path))
 		sum, err := v.file(path)
@@ -130,7 +130,7 @@ func (v *verifier) file(path string) (string, error) {
 			return "", err
 		}
 		v.report.Tensors++
-		if blocks(t) {
+		if blocks(t) != "" {
 			v.report.Values += int64(t.Shape[0]) * quant.Values
 		} else {
 			v.report.Values += t.Elements()
@@ -153,10 +153,12 @@ func (v *verifier) part(f *os.File, path, name string, off, n int64, sum hash.Ha
 		}
 		sum.Write(buf)
 		if t != nil {
-			d, first := t.DType, at/t.DType.Size()
-			if blocks(t) {
-				d, first = Q8, at/quant.Bytes*quant.Values
+			d := t.DType
+			if b := blocks(t); b != "" {
+				d = b
 			}
+			values, bytes := unit(d)
+			first := at / bytes * values
 			if err := checkFinite(path, name, d, buf, first); err != nil {
 				return err
 			}
@@ -170,7 +172,10 @@ func (v *verifier) part(f *os.File, path, name string, off, n int64, sum hash.Ha
 	return nil
 }
 
-// blocks reports whether a tensor's bytes are whole blocks of Q8.
-func blocks(t *safetensors.Info) bool {
-	return len(t.Shape) == 2 && isQ8(*t, int64(t.Shape[0])*quant.Values)
+// blocks is the type of whose whole blocks a tensor's bytes are, "" if of none.
+func blocks(t *safetensors.Info) safetensors.DType {
+	if len(t.Shape) != 2 {
+		return ""
+	}
+	return blocksOf(*t, int64(t.Shape[0])*quant.Values)
 }

@@ -11,7 +11,7 @@ import (
 )
 
 // Weights gives the package's tensors to an executor: "decoder/KEY" and "encoder/KEY",
-// stored as F32, F16, BF16 or Q8 and converted to what is asked for: F32, F16 or Q8. Every
+// stored as F32, F16, BF16, Q8 or Q4 and converted to what is asked for: any of them but BF16. Every
 // value is checked on its way: NaN and infinity are errors that name file, tensor and
 // index, and so are values too large for F16. It is safe for concurrent use, until p is closed.
 func (p *Package) Weights() graph.Weights {
@@ -39,6 +39,11 @@ func (w weights) ReadWeights(name, dtype string, off int64, p []byte) error {
 	return s.readAs(key, safetensors.DType(dtype), off, p)
 }
 
+// onDevice says whether a type is one that Programs ask for.
+func onDevice(d safetensors.DType) bool {
+	return d == safetensors.F32 || d == safetensors.F16 || inBlocks(d)
+}
+
 // piece is how many values are converted at a time.
 const piece = 1 << 14
 
@@ -57,16 +62,13 @@ func (s *tensorSet) readAs(key string, d safetensors.DType, off int64, p []byte)
 		return fmt.Errorf("%s: tensor %q: %w", s.files[0].Path, clip(key), safetensors.ErrNoTensor)
 	}
 	from, count := t.DType, t.Elements()
-	if n, ok := s.q8[key]; ok {
-		from, count = Q8, n
+	if b, ok := s.blocks[key]; ok {
+		from, count = b.dtype, b.values
 	}
-	if d != safetensors.F32 && d != safetensors.F16 && d != Q8 || from != Q8 && !isFloat(from) {
-		return fmt.Errorf("%s: tensor %q: %s is asked for as %s: only floats are converted, to F32, F16 or Q8", f.Path, key, from, d)
+	if !onDevice(d) || !inBlocks(from) && !isFloat(from) {
+		return fmt.Errorf("%s: tensor %q: %s is asked for as %s: only floats are converted, to F32, F16, Q8 or Q4_1", f.Path, key, from, d)
 	}
-	unit, size := int64(1), d.Size()
-	if d == Q8 {
-		unit, size = quant.Values, quant.Bytes
-	}
+	unit, size := unit(d)
 	if bytes := (count + unit - 1) / unit * size; off < 0 || off%size != 0 || int64(len(p))%size != 0 || off > bytes || int64(len(p)) > bytes-off {
 		return fmt.Errorf("%s: tensor %q: bytes %d+%d are asked for, as %s it has %d", f.Path, key, off, len(p), d, bytes)
 	}
@@ -98,9 +100,9 @@ func (s *tensorSet) readAs(key string, d safetensors.DType, off int64, p []byte)
 func (s *tensorSet) values(b *scratch, f *safetensors.File, key string, from safetensors.DType, first, n int64) ([]float32, error) {
 	lead := int64(0) // values before them, in their block
 	at, bytes := first*from.Size(), n*from.Size()
-	if from == Q8 {
+	if block := quant.BlockBytes(string(from)); block > 0 {
 		lead = first % quant.Values
-		at, bytes = first/quant.Values*quant.Bytes, quant.Size(lead+n)
+		at, bytes = first/quant.Values*block, quant.Size(string(from), lead+n)
 	}
 	raw, values := b.raw[:bytes], b.values[:lead+n]
 	if err := f.ReadRange(key, at, raw); err != nil {

@@ -58,7 +58,7 @@ func TestWeightsErrors(t *testing.T) {
 	wantError(t, w.ReadWeights("x/y", "F32", 0, p), "expected decoder/KEY")
 	wantError(t, w.ReadWeights("encoder/y", "F32", 0, p), "expected decoder/KEY")
 	wantError(t, w.ReadWeights("decoder/y", "F32", 0, p), "no such tensor")
-	wantError(t, w.ReadWeights(key, "BF16", 0, p), "to F32, F16 or Q8")
+	wantError(t, w.ReadWeights(key, "BF16", 0, p), "to F32, F16, Q8 or Q4_1")
 	wantError(t, w.ReadWeights(key, "F32", 2, p), "as F32 it has 1432")
 	wantError(t, w.ReadWeights(key, "F16", 712, p), "as F16 it has 716")
 	wantError(t, w.ReadWeights(key, "F32", -4, p), "as F32 it has")

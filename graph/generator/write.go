@@ -22,9 +22,9 @@ import (
 
 // WriteOptions say how a package is written. The zero value keeps all types.
 type WriteOptions struct {
-	// DType and EncoderDType are the types to store weights as: F32, F16, BF16 or Q8, where
-	// only matrices and kernels are Q8 and the rest F16. Empty keeps the type that each
-	// tensor has.
+	// DType and EncoderDType are the types to store weights as: F32, F16, BF16, Q8 or Q4. In
+	// the last two only matrices and kernels are in blocks, and the rest is F16. Empty keeps
+	// the type that each tensor has.
 	DType, EncoderDType safetensors.DType
 	// ShardBytes is the size above which the decoder's file is cut into shards, 2 GiB if
 	// 0. A single tensor is never cut.
@@ -46,8 +46,8 @@ func Write(ctx context.Context, dir string, m Manifest, tensors []safetensors.Te
 	w := &writer{ctx: ctx, progress: o.Progress}
 	m.FormatVersion, m.Files = FormatVersion, nil
 	for _, d := range []safetensors.DType{o.DType, o.EncoderDType} {
-		if d != "" && d != Q8 && !isFloat(d) {
-			return fmt.Errorf("weights cannot be stored as %q, expected F32, F16, BF16 or Q8", d)
+		if d != "" && !inBlocks(d) && !isFloat(d) {
+			return fmt.Errorf("weights cannot be stored as %q, expected F32, F16, BF16, Q8 or Q4_1", d)
 		}
 	}
 	if err := checkTarget(dir, o.Replace); err != nil {

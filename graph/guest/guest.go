@@ -84,7 +84,7 @@ type CompileOptions struct {
 	Stage string `json:"stage"`
 	// Batch is the number of conditions that StageDecode decodes; the other stages have 1.
 	Batch int `json:"batch"`
-	// DType is the type of weights on the device: F32, F16 or Q8.
+	// DType is the type of weights on the device: F32, F16, Q8 or Q4_1 (generator.Compile).
 	DType string `json:"dtype"`
 	// Limits are the device's; without them, the Program is planned for WebGPU's
 	// guaranteed ones.
@@ -141,8 +141,8 @@ func compile(m Message) (Message, error) {
 	if o.Limits != nil {
 		limits = *o.Limits
 	}
-	if o.DType != generator.F32 && o.DType != generator.F16 && o.DType != generator.Q8 {
-		return nil, fmt.Errorf("options: dtype %.16q, expected %s, %s or %s", o.DType, generator.F32, generator.F16, generator.Q8)
+	if !slices.Contains([]string{generator.F32, generator.F16, generator.Q8, generator.Q4}, o.DType) {
+		return nil, fmt.Errorf("options: dtype %.16q, expected %s, %s, %s or %s", o.DType, generator.F32, generator.F16, generator.Q8, generator.Q4)
 	}
 	if o.Batch < 1 || o.Batch > maxBatch || o.Batch > 1 && o.Stage != StageDecode {
 		return nil, fmt.Errorf("options: batch %d for stage %.16q, expected 1, or up to %d for %s", o.Batch, o.Stage, maxBatch, StageDecode)

@@ -71,13 +71,13 @@ var conversions = map[conversion]struct {
 	{gguf.BF16, "F32"}:     {2, 4, widen(gguf.BF16)},
 	{gguf.Q8_0, "F32"}:     {34, 128, widen(gguf.Q8_0)},
 	// A Q8_0 block's scale is a half, the device's a float32.
-	{gguf.Q8_0, quant.Q8}: {34, quant.Bytes, func(raw, p []byte) error {
-		for ; len(p) > 0; raw, p = raw[34:], p[quant.Bytes:] {
+	{gguf.Q8_0, quant.Q8}: {34, quant.BytesQ8, func(raw, p []byte) error {
+		for ; len(p) > 0; raw, p = raw[34:], p[quant.BytesQ8:] {
 			scale := []float32{safetensors.HalfToFloat(binary.LittleEndian.Uint16(raw))}
 			if err := safetensors.EncodeFloats(safetensors.F32, scale, p[:4]); err != nil {
 				return err
 			}
-			copy(p[4:quant.Bytes], raw[2:34])
+			copy(p[4:quant.BytesQ8], raw[2:34])
 		}
 		return nil
 	}},

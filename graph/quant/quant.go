@@ -1,15 +1,15 @@
-// Package quant is Q8, the type of weights with a byte a value: blocks of 32 values in 36
-// bytes, a float32 scale and 32 signed bytes, of which a value is the product. It is the
-// same numbers as GGUF's Q8_0 with the scale widened, so that a block is whole words of a
-// GPU buffer.
+// Package quant is the types of weights with less than two bytes a value, in blocks of 32
+// values that are whole words of a GPU buffer:
 //
-// Q4_1 is GGUF's type of that name, which base models come in: blocks of 32 values in 20
-// bytes, a scale and an offset as float16 and 32 nibbles, byte k with value k in its low and
-// value k+16 in its high half; a value is scale·nibble + offset. Its blocks are whole words
-// as they are; nothing here makes them.
+// Q8 is a byte a value: a float32 scale and 32 signed bytes, 36 bytes; a value is scale·byte.
+// It is the same numbers as GGUF's Q8_0 with the scale widened.
 //
-// A tensor's values are cut into blocks in their order, whatever its shape; the last block
-// is filled up with zeros. Package graph's kernels expand blocks on the device, package
+// Q4_1 is half a byte a value, GGUF's type of that name, which base models come in, too: a
+// scale and an offset as float16 and 32 nibbles, 20 bytes, byte k with value k in its low and
+// value k+16 in its high half; a value is scale·nibble + offset.
+//
+// A tensor's values are cut into blocks in their order, whatever its shape; what fills the
+// last block up is no value. Package graph's kernels expand blocks on the device, package
 // generator stores and converts them.
 package quant
 
@@ -17,6 +17,9 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
+
+	"github.com/drag-and-drop-lora/dnd/graph/gguf"
+	"github.com/drag-and-drop-lora/dnd/graph/safetensors"
 )
 
 // The types' names, beside "F32" and "F16".
@@ -28,64 +31,115 @@ const (
 // A block's values and bytes.
 const (
 	Values = 32
-	Bytes  = 36
 
+	BytesQ8  = 36
 	BytesQ41 = 20
 )
 
-// Size is how many bytes n values take.
-func Size(n int64) int64 { return (n + Values - 1) / Values * Bytes }
+// Types are all types of this package.
+var Types = []string{Q8, Q41}
 
-// Encode writes values as ⌈len/32⌉ blocks to raw, which has exactly their size. The scale
-// is the largest magnitude over 127, the error at most half of it. Values must be finite.
-func Encode(values []float32, raw []byte) error {
-	if int64(len(raw)) != Size(int64(len(values))) {
-		return fmt.Errorf("quant: %d values do not fit %d bytes of blocks", len(values), len(raw))
+// BlockBytes is how many bytes a block of a type takes, 0 if the type is not of this package.
+func BlockBytes(dtype string) int64 {
+	switch dtype {
+	case Q8:
+		return BytesQ8
+	case Q41:
+		return BytesQ41
 	}
-	for ; len(values) > 0; raw = raw[Bytes:] {
+	return 0
+}
+
+// Size is how many bytes n values take as a type of this package.
+func Size(dtype string, n int64) int64 { return (n + Values - 1) / Values * BlockBytes(dtype) }
+
+// Encode writes finite values as ⌈len/32⌉ blocks to raw, which has exactly their Size. Q8's
+// scale is the largest magnitude over 127, the error at most half of it. Q4_1 is package
+// gguf's; its scale is a 15th of the range, and values too large for a float16 give blocks that
+// NonFinite finds.
+func Encode(dtype string, values []float32, raw []byte) error {
+	encode := encodeQ8
+	switch size := Size(dtype, int64(len(values))); {
+	case BlockBytes(dtype) == 0:
+		return fmt.Errorf("quant: no type %.16q", dtype)
+	case int64(len(raw)) != size:
+		return fmt.Errorf("quant: %d values do not fit %d bytes of %s", len(values), len(raw), dtype)
+	case dtype == Q41:
+		encode = encodeQ41
+	}
+	n := BlockBytes(dtype)
+	for ; len(values) > 0; raw = raw[n:] {
 		block := values[:min(Values, len(values))]
 		values = values[len(block):]
-		peak := float32(0)
-		for _, v := range block {
-			peak = max(peak, max(v, -v))
+		if err := encode(block, raw[:n]); err != nil {
+			return err
 		}
-		scale := peak / 127
-		binary.LittleEndian.PutUint32(raw, math.Float32bits(scale))
-		codes := raw[4:Bytes]
-		clear(codes)
-		if scale == 0 { // all zero, or too small for a scale
+	}
+	return nil
+}
+
+func encodeQ8(block []float32, raw []byte) error {
+	peak := float32(0)
+	for _, v := range block {
+		peak = max(peak, max(v, -v))
+	}
+	scale := peak / 127
+	binary.LittleEndian.PutUint32(raw, math.Float32bits(scale))
+	codes := raw[4:]
+	clear(codes)
+	if scale == 0 { // all zero, or too small for a scale
+		return nil
+	}
+	for i, v := range block {
+		q := math.RoundToEven(float64(v) / float64(scale))
+		codes[i] = byte(int8(max(-127, min(127, q))))
+	}
+	return nil
+}
+
+// encodeQ41 fills the block up with its first value, which leaves its range as it is.
+func encodeQ41(block []float32, raw []byte) error {
+	var whole [Values]float32
+	for i := copy(whole[:], block); i < Values; i++ {
+		whole[i] = block[0]
+	}
+	return gguf.Encode(gguf.Q4_1, whole[:], raw)
+}
+
+// Decode reads values from blocks of a type.
+func Decode(dtype string, raw []byte, values []float32) error {
+	n := BlockBytes(dtype)
+	if n == 0 || int64(len(raw)) != Size(dtype, int64(len(values))) {
+		return fmt.Errorf("quant: %d bytes of %.16q do not make %d values", len(raw), dtype, len(values))
+	}
+	for ; len(values) > 0; raw = raw[n:] {
+		block := values[:min(Values, len(values))]
+		values = values[len(block):]
+		if dtype == Q8 {
+			scale := math.Float32frombits(binary.LittleEndian.Uint32(raw))
+			for i := range block {
+				block[i] = scale * float32(int8(raw[4+i]))
+			}
 			continue
 		}
-		for i, v := range block {
-			q := math.RoundToEven(float64(v) / float64(scale))
-			codes[i] = byte(int8(max(-127, min(127, q))))
-		}
-	}
-	return nil
-}
-
-// Decode reads values from blocks.
-func Decode(raw []byte, values []float32) error {
-	if int64(len(raw)) != Size(int64(len(values))) {
-		return fmt.Errorf("quant: %d bytes of blocks do not make %d values", len(raw), len(values))
-	}
-	for ; len(values) > 0; raw = raw[Bytes:] {
-		block := values[:min(Values, len(values))]
-		values = values[len(block):]
-		scale := math.Float32frombits(binary.LittleEndian.Uint32(raw))
+		scale, offset := safetensors.HalfToFloat(binary.LittleEndian.Uint16(raw)), safetensors.HalfToFloat(binary.LittleEndian.Uint16(raw[2:]))
 		for i := range block {
-			block[i] = scale * float32(int8(raw[4+i]))
+			code := raw[4+i%16] >> (i / 16 * 4) & 15
+			// The conversion keeps the product from being fused with the sum.
+			block[i] = float32(scale*float32(code)) + offset
 		}
 	}
 	return nil
 }
 
-// NonFinite is the index of the first block whose scale is NaN or infinite, -1 if there is
-// none.
-func NonFinite(raw []byte) int {
-	for i := 0; i+Bytes <= len(raw); i += Bytes {
-		if binary.LittleEndian.Uint32(raw[i:])&0x7f800000 == 0x7f800000 {
-			return i / Bytes
+// NonFinite is the index of the first block of a type whose scale or offset is NaN or
+// infinite, -1 if there is none.
+func NonFinite(dtype string, raw []byte) int {
+	n := int(BlockBytes(dtype))
+	for i := 0; n > 0 && i+n <= len(raw); i += n {
+		word := binary.LittleEndian.Uint32(raw[i:])
+		if dtype == Q8 && word&0x7f800000 == 0x7f800000 || dtype == Q41 && (word&0x7c00 == 0x7c00 || word&0x7c000000 == 0x7c000000) {
+			return i / n
 		}
 	}
 	return -1

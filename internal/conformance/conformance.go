@@ -15,11 +15,10 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"slices"
 	"testing"
 
 	"github.com/drag-and-drop-lora/dnd/graph"
-	"github.com/drag-and-drop-lora/dnd/graph/gguf"
+
 	"github.com/drag-and-drop-lora/dnd/graph/quant"
 	"github.com/drag-and-drop-lora/dnd/graph/safetensors"
 )
@@ -54,24 +53,13 @@ type Tensors map[string][]float32
 // ReadWeights delivers a range of a tensor as dtype.
 func (w Tensors) ReadWeights(name, dtype string, off int64, p []byte) error {
 	values, ok := w[name]
-	if dtype == quant.Q8 {
-		all := make([]byte, quant.Size(int64(len(values))))
-		if err := quant.Encode(values, all); err != nil {
+	if quant.BlockBytes(dtype) > 0 {
+		all := make([]byte, quant.Size(dtype, int64(len(values))))
+		if err := quant.Encode(dtype, values, all); err != nil {
 			return err
 		}
 		if !ok || off+int64(len(p)) > int64(len(all)) {
-			return fmt.Errorf("tensor %s has %d values, asked for %d bytes of Q8 at %d", name, len(values), len(p), off)
-		}
-		copy(p, all[off:])
-		return nil
-	}
-	if dtype == quant.Q41 {
-		all := make([]byte, len(values)/quant.Values*quant.BytesQ41)
-		if err := gguf.Encode(gguf.Q4_1, slices.Clone(values), all); err != nil {
-			return err
-		}
-		if !ok || off+int64(len(p)) > int64(len(all)) {
-			return fmt.Errorf("tensor %s has %d values, asked for %d bytes of Q4_1 at %d", name, len(values), len(p), off)
+			return fmt.Errorf("tensor %s has %d values, asked for %d bytes of %s at %d", name, len(values), len(p), dtype, off)
 		}
 		copy(p, all[off:])
 		return nil

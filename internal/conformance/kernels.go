@@ -9,7 +9,7 @@ import (
 	"strings"
 
 	"github.com/drag-and-drop-lora/dnd/graph"
-	"github.com/drag-and-drop-lora/dnd/graph/gguf"
+
 	"github.com/drag-and-drop-lora/dnd/graph/quant"
 	"github.com/drag-and-drop-lora/dnd/graph/safetensors"
 )
@@ -34,17 +34,10 @@ func scaled(values []float32, f float32) []float32 {
 // rounded is what is left of the values in a storage type.
 func rounded(values []float32, dtype string) []float32 {
 	out := make([]float32, len(values))
-	if dtype == quant.Q8 {
-		raw := make([]byte, quant.Size(int64(len(values))))
-		if err := errors.Join(quant.Encode(values, raw), quant.Decode(raw, out)); err != nil {
+	if quant.BlockBytes(dtype) > 0 {
+		raw := make([]byte, quant.Size(dtype, int64(len(values))))
+		if err := errors.Join(quant.Encode(dtype, values, raw), quant.Decode(dtype, raw, out)); err != nil {
 			panic(err) // finite values, sizes that fit
-		}
-		return out
-	}
-	if dtype == quant.Q41 {
-		copy(out, values)
-		if err := gguf.Encode(gguf.Q4_1, out, make([]byte, len(values)/quant.Values*quant.BytesQ41)); err != nil {
-			panic(err) // whole blocks of finite values
 		}
 		return out
 	}
@@ -118,6 +111,10 @@ var convCases = []convCase{
 	{shape: [4]int{1, 48, 1, 40}, axis: graph.AxisN, out: 33, k: 1, dtype: "Q8", bias: true, gelu: true},
 	{shape: [4]int{2, 30, 6, 8}, axis: graph.AxisN, out: 43, k: 2, dtype: "Q8", bias: true, binding: 4096},
 	{shape: [4]int{2, 9, 6, 5}, axis: graph.AxisN, out: 61, k: 3, dtype: "Q8", binding: 4096},
+	{shape: [4]int{1, 6, 9, 19}, axis: graph.AxisH, out: 12, k: 4, dtype: "Q4_1"},
+	{shape: [4]int{1, 5, 3, 9}, axis: graph.AxisN, out: 7, k: 3, dtype: "Q4_1", bias: true},
+	{shape: [4]int{1, 48, 1, 40}, axis: graph.AxisN, out: 33, k: 1, dtype: "Q4_1", bias: true, gelu: true},
+	{shape: [4]int{2, 30, 6, 8}, axis: graph.AxisN, out: 43, k: 2, dtype: "Q4_1", bias: true, binding: 4096},
 	// Sums cut into slices, with and without what finishes a sum.
 	{shape: [4]int{1, 67, 5, 9}, axis: graph.AxisN, out: 10, k: 5, dtype: "F32", bias: true, gelu: true},
 	{shape: [4]int{2, 9, 5, 70}, axis: graph.AxisW, out: 10, k: 5, dtype: "F16"},
@@ -150,6 +147,7 @@ var convCases = []convCase{
 	{shape: [4]int{1, 6, 9, 59}, axis: graph.AxisN, out: 12, k: 11, dtype: "F32", bias: true, gelu: true, way: fourier(16, 32)},
 	{shape: [4]int{1, 6, 49, 9}, axis: graph.AxisN, out: 12, k: 10, dtype: "Q8", bias: true, way: fourier(32, 16)},
 	{shape: [4]int{1, 6, 9, 19}, axis: graph.AxisH, out: 12, k: 4, dtype: "Q8", way: fourier(8, 12)},
+	{shape: [4]int{1, 6, 49, 9}, axis: graph.AxisN, out: 12, k: 10, dtype: "Q4_1", bias: true, way: fourier(32, 16)},
 	{shape: [4]int{1, 6, 9, 19}, axis: graph.AxisW, out: 12, k: 2, dtype: "F16", bias: true, way: fourier(12, 8)},
 	{shape: [4]int{1, 13, 1, 40}, axis: graph.AxisN, out: 7, k: 5, dtype: "F32", way: fourier(8, 8)},
 	{shape: [4]int{1, 13, 40, 1}, axis: graph.AxisN, out: 7, k: 6, dtype: "F32", bias: true, way: fourier(24, 8)},
@@ -160,6 +158,7 @@ var convCases = []convCase{
 	{shape: [4]int{1, 150, 9, 17}, axis: graph.AxisN, out: 21, k: 5, dtype: "F32", bias: true, gelu: true, way: fourier(12, 12)},
 	{shape: [4]int{5, 4, 13, 11}, axis: graph.AxisN, out: 43, k: 3, dtype: "F32", bias: true, binding: 40 << 10, way: fourier(8, 8)},
 	{shape: [4]int{2, 5, 60, 14}, axis: graph.AxisN, out: 30, k: 4, dtype: "Q8", binding: 48 << 10, way: fourier(8, 12)},
+	{shape: [4]int{2, 5, 60, 14}, axis: graph.AxisN, out: 30, k: 4, dtype: "Q4_1", binding: 48 << 10, way: fourier(8, 12)},
 	{shape: [4]int{2, 30, 9, 20}, axis: graph.AxisH, out: 43, k: 3, dtype: "F16", binding: 40 << 10, way: fourier(8, 8)},
 	{shape: [4]int{2, 40, 12, 6}, axis: graph.AxisW, out: 43, k: 3, dtype: "F32", bias: true, binding: 32 << 10, way: fourier(8, 8)},
 	{shape: [4]int{1, 30, 20, 12}, axis: graph.AxisN, out: 20, k: 3, dtype: "F16", bias: true, binding: 64 << 10, way: fourier(8, 8)},
@@ -184,6 +183,7 @@ var tileCases = []convCase{
 	{shape: [4]int{2, 67, 5, 25}, axis: graph.AxisN, out: 20, k: 5, dtype: "F32", bias: true, cost: 100_000},
 	{shape: [4]int{1, 3, 20, 33}, axis: graph.AxisN, out: 40, k: 3, dtype: "F32", bias: true, cost: 20_000},
 	{shape: [4]int{2, 9, 6, 5}, axis: graph.AxisN, out: 61, k: 3, dtype: "Q8", binding: 4096},
+	{shape: [4]int{2, 9, 6, 5}, axis: graph.AxisN, out: 61, k: 3, dtype: "Q4_1", binding: 4096},
 	{shape: [4]int{6, 16, 4, 8}, axis: graph.AxisW, out: 19, k: 3, dtype: "F32", binding: 4096},
 	{shape: [4]int{6, 16, 4, 8}, axis: graph.AxisH, out: 15, k: 3, dtype: "F16", binding: 4096},
 	{shape: [4]int{1, 90, 1, 61}, axis: graph.AxisW, out: 30, k: 1, dtype: "F32", bias: true, binding: 4096},

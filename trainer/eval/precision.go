@@ -20,9 +20,7 @@ import (
 	"github.com/drag-and-drop-lora/dnd/trainer/lm"
 )
 
-// WeightTypes are the storage types whose cost Precision knows. Q4 is blocks of 32 values
-// with 16 levels between the least and the largest of them, as in GGUF's Q4_1; nothing
-// stores it.
+// WeightTypes are the storage types whose cost Precision knows.
 var WeightTypes = []string{"f32", "f16", "q8", "q4"}
 
 // PrecisionRow is what storing the decoder's matrices and kernels as a type costs.
@@ -157,8 +155,8 @@ func newRounded(c decoder.Config, w graph.Weights, name string) *rounded {
 		}
 	}
 	raw := make([]byte, quant.Values*4)
-	switch name {
-	case "f16":
+	switch d := generator.Storages[name]; d {
+	case generator.F16:
 		r.round = func(block []float32) error {
 			half := raw[:2*len(block)]
 			if err := safetensors.EncodeFloats(safetensors.F16, block, half); err != nil {
@@ -166,26 +164,13 @@ func newRounded(c decoder.Config, w graph.Weights, name string) *rounded {
 			}
 			return safetensors.DecodeFloats(safetensors.F16, half, block)
 		}
-	case "q8":
+	case generator.Q8, generator.Q4:
 		r.round = func(block []float32) error {
-			codes := raw[:quant.Bytes]
-			if err := quant.Encode(block, codes); err != nil {
+			codes := raw[:quant.BlockBytes(d)]
+			if err := quant.Encode(d, block, codes); err != nil {
 				return err
 			}
-			return quant.Decode(codes, block)
-		}
-	case "q4":
-		r.round = func(block []float32) error {
-			low, high := block[0], block[0]
-			for _, v := range block {
-				low, high = min(low, v), max(high, v)
-			}
-			if step := (high - low) / 15; step > 0 {
-				for i, v := range block {
-					block[i] = low + step*float32(math.RoundToEven(float64((v-low)/step)))
-				}
-			}
-			return nil
+			return quant.Decode(d, codes, block)
 		}
 	}
 	return r

@@ -20,7 +20,8 @@ type Options struct {
 	// checkpoints do not: a Hugging Face id, GGUF's architecture name, attention heads.
 	Model, Architecture string
 	Heads, KVHeads      int
-	// DType is the type to store all weights as, F32, F16 or Q8 (see generator.WriteOptions); F32 if empty.
+	// DType is the type to store weights as, F32, F16, Q8 or Q4 (see generator.WriteOptions;
+	// the encoder's is generator.EncoderStorage); as they are if empty.
 	DType   safetensors.DType
 	HeldOut []string // data sets kept from training, for the record
 	License string
@@ -58,5 +59,5 @@ func Write(ctx context.Context, dir, out string, o Options, progress func(done, 
 			Steps: steps, Seed: c.Seed, Commit: o.Commit, License: o.License},
 	}
 	return generator.Write(ctx, out, m, tensors, o.EncoderDir, generator.WriteOptions{
-		DType: o.DType, EncoderDType: o.DType, Replace: o.Replace, Progress: progress})
+		DType: o.DType, EncoderDType: safetensors.DType(generator.EncoderStorage(string(o.DType))), Replace: o.Replace, Progress: progress})
 }

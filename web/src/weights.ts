@@ -18,7 +18,7 @@ export interface Files {
 interface Tensor {
   path: string;
   dtype: string;
-  count: number; // values; for Q8 with those that fill the last block up
+  count: number; // values; in blocks with those that fill the last block up
   offset: number;
   bytes: number;
 }
@@ -60,8 +60,9 @@ export class Weights {
       if (!Array.isArray(t.shape) || !t.shape.every((d) => Number.isSafeInteger(d) && d >= 0)) throw new Error(`${where}: malformed shape`);
       let dtype = t.dtype;
       let count = t.shape.reduce((a, b) => a * b, 1);
-      if (dtype === "U8" && t.shape.length === 2 && t.shape[1] === 36) {
-        dtype = "Q8";
+      const blocks = dtype === "U8" && t.shape.length === 2 ? ["Q8", "Q4_1"].find((d) => unit[d]!.bytes === t.shape[1]) : undefined;
+      if (blocks) {
+        dtype = blocks;
         count = t.shape[0]! * 32;
       }
       const u = unit[dtype];
@@ -71,16 +72,16 @@ export class Weights {
     }
   }
 
-  /** The storage type that most bytes have: what a Program should ask for. */
+  /** The storage type that most bytes of the decoder have: what a Program should ask for. */
   common(): string {
     const sums = new Map<string, number>();
-    for (const t of this.tensors.values()) sums.set(t.dtype, (sums.get(t.dtype) ?? 0) + t.bytes);
+    for (const [name, t] of this.tensors) if (name.startsWith("decoder/")) sums.set(t.dtype, (sums.get(t.dtype) ?? 0) + t.bytes);
     const best = [...sums].sort((a, b) => b[1] - a[1])[0]?.[0] ?? "F32";
     return best === "BF16" ? "F32" : best;
   }
 
   /**
-   * The n bytes from offset on of a tensor stored as dtype, "F32", "F16" or "Q8"; both are
+   * The n bytes from offset on of a tensor stored as dtype, "F32", "F16", "Q8" or "Q4_1"; both are
    * multiples of that type's unit. NaN and infinity are errors.
    */
   async read(name: string, dtype: string, offset: number, n: number): Promise<Uint8Array> {
@@ -102,7 +103,7 @@ export class Weights {
     if (bad >= 0) throw new Error(`${where}: value ${from * s.values + bad} is ${values[bad]}: the weights are damaged`);
     if (t.dtype === dtype) return raw;
     const out = encodeFloats(dtype, values.subarray(first - from * s.values, last - from * s.values));
-    if (dtype === "F16" && nonFinite(decodeFloats("F16", out)) >= 0) throw new Error(`${where}: a value is too large for F16`);
+    if (dtype !== "F32" && nonFinite(decodeFloats(dtype, out)) >= 0) throw new Error(`${where}: a value is too large for ${dtype}`);
     return out;
   }
 }

@@ -80,6 +80,22 @@ test("a message is checked while it is read", async () => {
   assert.throws(() => decode(twice), /two parts/);
 });
 
+test("weights in blocks are Go's", async () => {
+  const { decodeFloats, encodeFloats } = await load("src/floats.ts");
+  const want = JSON.parse(readFileSync(join(root, "../graph/quant/testdata/blocks.json"), "utf8"));
+  const values = new Float32Array(want.values);
+  for (const [dtype, levels] of [["Q8", 254], ["Q4_1", 15]]) {
+    const raw = encodeFloats(dtype, values);
+    assert.equal(Buffer.from(raw).toString("hex"), want[dtype], dtype);
+    const back = decodeFloats(dtype, raw);
+    values.forEach((v, i) => {
+      const block = values.subarray(i - (i % 32), i - (i % 32) + 32).map(Math.abs);
+      const bound = Math.max(...block) * (1 / levels + 2 / 1024);
+      assert.ok(Math.abs(v - back[i]) <= bound, `${dtype}: value ${i} is ${v}, came back as ${back[i]}`);
+    });
+  }
+});
+
 test("the package packs, and a strict project can import it", { timeout: 120_000 }, () => {
   const dir = mkdtempSync(join(tmpdir(), "dnd-pack-"));
   try {

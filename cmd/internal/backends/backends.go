@@ -35,7 +35,7 @@ type Options struct {
 	// The rest is for WebGPU only.
 	Device  int    // an index of List, or -1 for the best; with Auto it chooses WebGPU
 	Memory  int64  // most bytes of device memory, 0 for no bound
-	Weights string // storage type on the device: "f32", "f16" or "q8"
+	Weights string // storage type on the device: of generator.Storages
 	// Tuning is how Programs are planned; nil is as package tune measured on the device, and
 	// as the planner's model says where it measured nothing.
 	Tuning  *graph.Tuning
@@ -118,7 +118,7 @@ func openWebGPU(o Options, note func(string)) (generator.Runner, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := generator.NewRunner(d, WebGPU, name, strings.ToUpper(o.Weights), d.Close)
+	r := generator.NewRunner(d, WebGPU, name, generator.Storages[o.Weights], d.Close)
 	r.Note(note)
 	return r, nil
 }
