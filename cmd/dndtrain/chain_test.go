@@ -189,6 +189,19 @@ func TestCollectFitExport(t *testing.T) {
 		t.Errorf("coverage %+v, want where the two data sets lie", m.Coverage)
 	}
 
+	// Matrices in blocks: the encoder's are of eight bits either way.
+	for weights, want := range map[string][2]string{"q8": {"F16 Q8", "F16 Q8"}, "q4": {"F16 Q4_1", "F16 Q8"}} {
+		small := filepath.Join(dir, weights)
+		clitest.OK(t, "export", "--quiet", "--run", run, "--encoder", minilm, "--name", "tiny", "--out", small, "--weights", weights, "--base-model", "example/tiny")
+		r, err := generator.Verify(t.Context(), small, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if have := [2]string{strings.Trim(fmt.Sprint(r.Summary.Decoder.DTypes), "[]"), strings.Trim(fmt.Sprint(r.Summary.Encoder.DTypes), "[]")}; have != want {
+			t.Errorf("--weights %s stored decoder and encoder as %q, expected %q", weights, have, want)
+		}
+	}
+
 	var e eval.Result
 	scores := []string{"eval", "--json", "--quiet", "--base", base, "--generator", out, "--count", "3", "--draws", "2", "--out", filepath.Join(dir, "eval"),
 		"--records", filepath.Join(data, "ayes.json") + "," + filepath.Join(data, "noes.json")}
