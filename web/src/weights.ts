@@ -72,10 +72,15 @@ export class Weights {
     }
   }
 
-  /** The storage type that most bytes of the decoder have: what a Program should ask for. */
+  /**
+   * The storage type that most bytes of the decoder's matrices and kernels have: what a Program
+   * should ask for. Everything else goes to the device as F32, whatever it is stored as.
+   */
   common(): string {
     const sums = new Map<string, number>();
-    for (const [name, t] of this.tensors) if (name.startsWith("decoder/")) sums.set(t.dtype, (sums.get(t.dtype) ?? 0) + t.bytes);
+    for (const [name, t] of this.tensors) {
+      if (name.startsWith("decoder/") && name.endsWith(".weight")) sums.set(t.dtype, (sums.get(t.dtype) ?? 0) + t.bytes);
+    }
     const best = [...sums].sort((a, b) => b[1] - a[1])[0]?.[0] ?? "F32";
     return best === "BF16" ? "F32" : best;
   }

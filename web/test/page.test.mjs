@@ -49,7 +49,7 @@ test("generates what dndgen generates", { timeout: 10 * minute }, async (t) => {
     });
   }
   t.diagnostic(`largest difference ${worst.toExponential(2)} of ${scale.toFixed(3)}`);
-  assert.ok(worst <= 1e-3 * Math.max(scale, 1), `differs by ${worst} from the native adapter, whose largest value is ${scale}`);
+  assert.ok(worst <= 1e-5 * Math.max(scale, 1), `differs by ${worst} from the native adapter, whose largest value is ${scale}`);
 
   for (const colorScheme of ["light", "dark"]) {
     await page.emulateMedia({ colorScheme });

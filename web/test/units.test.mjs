@@ -96,6 +96,22 @@ test("weights in blocks are Go's", async () => {
   }
 });
 
+test("a Program asks for what the decoder's matrices are stored as", async () => {
+  const { Weights } = await load("src/weights.ts");
+  const open = (tensors) => {
+    let at = 0;
+    const table = Object.fromEntries(tensors.map(([name, dtype, shape, bytes]) => [name, { dtype, shape, data_offsets: [at, (at += bytes)] }]));
+    const head = Buffer.from(JSON.stringify(table));
+    const raw = Buffer.concat([Buffer.alloc(8), head, Buffer.alloc(at)]);
+    raw.writeBigUInt64LE(BigInt(head.length));
+    return Weights.open({ size: () => raw.length, read: async (_, from, n) => new Uint8Array(raw.subarray(from, from + n)) }, [{ prefix: "decoder/", path: "d" }]);
+  };
+  const mean = ["output.offset", "F16", [10, 100], 2000];
+  for (const [want, kernel] of [["Q8", ["U8", [2, 36], 72]], ["Q4_1", ["U8", [2, 20], 40]], ["F16", ["F16", [64], 128]], ["F32", ["BF16", [64], 128]], ["F32", ["F32", [64], 256]]]) {
+    assert.equal((await open([mean, ["conv.weight", ...kernel]])).common(), want);
+  }
+});
+
 test("the package packs, and a strict project can import it", { timeout: 120_000 }, () => {
   const dir = mkdtempSync(join(tmpdir(), "dnd-pack-"));
   try {
