@@ -58,10 +58,7 @@ func madeUp(flags *pflag.FlagSet) cli.Run {
 		if err := cli.OneOf("shape", strings.ToLower(o.Shape), generator.Shapes()...); err != nil {
 			return err
 		}
-		o.DType = safetensors.BF16
-		if d, ok := generator.Storages[weights]; ok {
-			o.DType = safetensors.DType(d)
-		}
+		o.DType = safetensors.DType(generator.Storages[weights])
 		bar := e.Bar()
 		o.Progress = func(done, total int64) { bar.Set("write", done, total, "") }
 		err := generator.MadeUp(ctx, out, o)

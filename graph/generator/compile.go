@@ -31,8 +31,11 @@ const (
 	Q4  = quant.Q41
 )
 
-// Storages are the types by the names that flags give them.
-var Storages = map[string]string{"f32": F32, "f16": F16, "q8": Q8, "q4": Q4}
+// Storages are the types that weights are stored as, by the names that flags give them.
+var Storages = map[string]string{"f32": F32, "f16": F16, "bf16": string(safetensors.BF16), "q8": Q8, "q4": Q4}
+
+// OnDevice says whether a type is one in which a Program holds weights.
+func OnDevice(dtype string) bool { return dtype == F32 || dtype == F16 || dtype == Q8 || dtype == Q4 }
 
 // EncoderStorage is the text encoder's type beside a decoder's. What four bits a value do to
 // conditions is not measured, so a Q4 decoder's encoder is Q8.

@@ -123,7 +123,7 @@ func (h hashed) ReadWeights(name, dtype string, off int64, p []byte) error {
 		return fmt.Errorf("made-up tensor %q: %w", clip(name), safetensors.ErrNoTensor)
 	}
 	d := safetensors.DType(dtype)
-	if !onDevice(d) {
+	if !OnDevice(dtype) {
 		return fmt.Errorf("made-up tensor %q: asked for as %s, expected F32, F16, Q8 or Q4_1", clip(name), d)
 	}
 	unit, size := unit(d)

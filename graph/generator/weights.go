@@ -39,11 +39,6 @@ func (w weights) ReadWeights(name, dtype string, off int64, p []byte) error {
 	return s.readAs(key, safetensors.DType(dtype), off, p)
 }
 
-// onDevice says whether a type is one that Programs ask for.
-func onDevice(d safetensors.DType) bool {
-	return d == safetensors.F32 || d == safetensors.F16 || inBlocks(d)
-}
-
 // piece is how many values are converted at a time.
 const piece = 1 << 14
 
@@ -65,7 +60,7 @@ func (s *tensorSet) readAs(key string, d safetensors.DType, off int64, p []byte)
 	if b, ok := s.blocks[key]; ok {
 		from, count = b.dtype, b.values
 	}
-	if !onDevice(d) || !inBlocks(from) && !isFloat(from) {
+	if !OnDevice(string(d)) || !inBlocks(from) && !isFloat(from) {
 		return fmt.Errorf("%s: tensor %q: %s is asked for as %s: only floats are converted, to F32, F16, Q8 or Q4_1", f.Path, key, from, d)
 	}
 	unit, size := unit(d)

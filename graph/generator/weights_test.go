@@ -14,21 +14,28 @@ import (
 	"github.com/drag-and-drop-lora/dnd/graph/safetensors"
 )
 
+// decoderValues are a tensor's values as a package's file has them.
+func decoderValues(t *testing.T, dir, key string) []float32 {
+	t.Helper()
+	f, err := safetensors.Open(filepath.Join(dir, "decoder.safetensors"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	values, err := f.Float32s(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return values
+}
+
 // Every conversion of ReadWeights, in uneven pieces, against the whole tensor.
 func TestWeights(t *testing.T) {
 	const key = "model.decoder.module_list.0.linear1.conv1w.weight"
 	for _, stored := range []safetensors.DType{safetensors.F32, safetensors.F16, safetensors.BF16} {
 		dir := madeUp(t, generator.MadeUpOptions{Seed: 1, WriteOptions: generator.WriteOptions{DType: stored}})
 		w := openPackage(t, dir).Weights()
-		f, err := safetensors.Open(filepath.Join(dir, "decoder.safetensors"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer f.Close()
-		values, err := f.Float32s(key)
-		if err != nil {
-			t.Fatal(err)
-		}
+		values := decoderValues(t, dir, key)
 		for _, d := range []safetensors.DType{safetensors.F32, safetensors.F16} {
 			t.Run(fmt.Sprintf("%s as %s", stored, d), func(t *testing.T) {
 				want := make([]byte, int64(len(values))*d.Size())

@@ -141,7 +141,7 @@ func compile(m Message) (Message, error) {
 	if o.Limits != nil {
 		limits = *o.Limits
 	}
-	if !slices.Contains([]string{generator.F32, generator.F16, generator.Q8, generator.Q4}, o.DType) {
+	if !generator.OnDevice(o.DType) {
 		return nil, fmt.Errorf("options: dtype %.16q, expected %s, %s, %s or %s", o.DType, generator.F32, generator.F16, generator.Q8, generator.Q4)
 	}
 	if o.Batch < 1 || o.Batch > maxBatch || o.Batch > 1 && o.Stage != StageDecode {

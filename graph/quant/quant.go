@@ -39,16 +39,22 @@ const (
 // Types are all types of this package.
 var Types = []string{Q8, Q41}
 
-// BlockBytes is how many bytes a block of a type takes, 0 if the type is not of this package.
-func BlockBytes(dtype string) int64 {
-	switch dtype {
-	case Q8:
-		return BytesQ8
-	case Q41:
-		return BytesQ41
-	}
-	return 0
+// codec is a type's blocks: their bytes, how up to 32 values become one and come back, and
+// whether a block's scale and offset are finite.
+type codec struct {
+	bytes  int64
+	encode func(block []float32, raw []byte) error
+	decode func(raw []byte, block []float32)
+	finite func(raw []byte) bool
 }
+
+var codecs = map[string]codec{
+	Q8:  {BytesQ8, encodeQ8, decodeQ8, finiteQ8},
+	Q41: {BytesQ41, encodeQ41, decodeQ41, finiteQ41},
+}
+
+// BlockBytes is how many bytes a block of a type takes, 0 if the type is not of this package.
+func BlockBytes(dtype string) int64 { return codecs[dtype].bytes }
 
 // Size is how many bytes n values take as a type of this package.
 func Size(dtype string, n int64) int64 { return (n + Values - 1) / Values * BlockBytes(dtype) }
@@ -58,24 +64,44 @@ func Size(dtype string, n int64) int64 { return (n + Values - 1) / Values * Bloc
 // gguf's; its scale is a 15th of the range, and values too large for a float16 give blocks that
 // NonFinite finds.
 func Encode(dtype string, values []float32, raw []byte) error {
-	encode := encodeQ8
-	switch size := Size(dtype, int64(len(values))); {
-	case BlockBytes(dtype) == 0:
-		return fmt.Errorf("quant: no type %.16q", dtype)
-	case int64(len(raw)) != size:
-		return fmt.Errorf("quant: %d values do not fit %d bytes of %s", len(values), len(raw), dtype)
-	case dtype == Q41:
-		encode = encodeQ41
+	c, ok := codecs[dtype]
+	if !ok || int64(len(raw)) != Size(dtype, int64(len(values))) {
+		return fmt.Errorf("quant: %d values do not fit %d bytes of %.16q", len(values), len(raw), dtype)
 	}
-	n := BlockBytes(dtype)
-	for ; len(values) > 0; raw = raw[n:] {
+	for ; len(values) > 0; raw = raw[c.bytes:] {
 		block := values[:min(Values, len(values))]
 		values = values[len(block):]
-		if err := encode(block, raw[:n]); err != nil {
+		if err := c.encode(block, raw[:c.bytes]); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// Decode reads values from blocks of a type.
+func Decode(dtype string, raw []byte, values []float32) error {
+	c, ok := codecs[dtype]
+	if !ok || int64(len(raw)) != Size(dtype, int64(len(values))) {
+		return fmt.Errorf("quant: %d bytes of %.16q do not make %d values", len(raw), dtype, len(values))
+	}
+	for ; len(values) > 0; raw = raw[c.bytes:] {
+		block := values[:min(Values, len(values))]
+		values = values[len(block):]
+		c.decode(raw, block)
+	}
+	return nil
+}
+
+// NonFinite is the index of the first block of a type whose scale or offset is NaN or
+// infinite, -1 if there is none.
+func NonFinite(dtype string, raw []byte) int {
+	c, ok := codecs[dtype]
+	for i := 0; ok && int64(len(raw)) >= c.bytes; i, raw = i+1, raw[c.bytes:] {
+		if !c.finite(raw) {
+			return i
+		}
+	}
+	return -1
 }
 
 func encodeQ8(block []float32, raw []byte) error {
@@ -97,6 +123,15 @@ func encodeQ8(block []float32, raw []byte) error {
 	return nil
 }
 
+func decodeQ8(raw []byte, block []float32) {
+	scale := math.Float32frombits(binary.LittleEndian.Uint32(raw))
+	for i := range block {
+		block[i] = scale * float32(int8(raw[4+i]))
+	}
+}
+
+func finiteQ8(raw []byte) bool { return binary.LittleEndian.Uint32(raw)&0x7f800000 != 0x7f800000 }
+
 // encodeQ41 fills the block up with its first value, which leaves its range as it is.
 func encodeQ41(block []float32, raw []byte) error {
 	var whole [Values]float32
@@ -106,41 +141,15 @@ func encodeQ41(block []float32, raw []byte) error {
 	return gguf.Encode(gguf.Q4_1, whole[:], raw)
 }
 
-// Decode reads values from blocks of a type.
-func Decode(dtype string, raw []byte, values []float32) error {
-	n := BlockBytes(dtype)
-	if n == 0 || int64(len(raw)) != Size(dtype, int64(len(values))) {
-		return fmt.Errorf("quant: %d bytes of %.16q do not make %d values", len(raw), dtype, len(values))
+func decodeQ41(raw []byte, block []float32) {
+	scale, offset := safetensors.HalfToFloat(binary.LittleEndian.Uint16(raw)), safetensors.HalfToFloat(binary.LittleEndian.Uint16(raw[2:]))
+	for i := range block {
+		code := raw[4+i%16] >> (i / 16 * 4) & 15
+		// The conversion keeps the product from being fused with the sum.
+		block[i] = float32(scale*float32(code)) + offset
 	}
-	for ; len(values) > 0; raw = raw[n:] {
-		block := values[:min(Values, len(values))]
-		values = values[len(block):]
-		if dtype == Q8 {
-			scale := math.Float32frombits(binary.LittleEndian.Uint32(raw))
-			for i := range block {
-				block[i] = scale * float32(int8(raw[4+i]))
-			}
-			continue
-		}
-		scale, offset := safetensors.HalfToFloat(binary.LittleEndian.Uint16(raw)), safetensors.HalfToFloat(binary.LittleEndian.Uint16(raw[2:]))
-		for i := range block {
-			code := raw[4+i%16] >> (i / 16 * 4) & 15
-			// The conversion keeps the product from being fused with the sum.
-			block[i] = float32(scale*float32(code)) + offset
-		}
-	}
-	return nil
 }
 
-// NonFinite is the index of the first block of a type whose scale or offset is NaN or
-// infinite, -1 if there is none.
-func NonFinite(dtype string, raw []byte) int {
-	n := int(BlockBytes(dtype))
-	for i := 0; n > 0 && i+n <= len(raw); i += n {
-		word := binary.LittleEndian.Uint32(raw[i:])
-		if dtype == Q8 && word&0x7f800000 == 0x7f800000 || dtype == Q41 && (word&0x7c00 == 0x7c00 || word&0x7c000000 == 0x7c000000) {
-			return i / n
-		}
-	}
-	return -1
+func finiteQ41(raw []byte) bool {
+	return binary.LittleEndian.Uint16(raw)&0x7c00 != 0x7c00 && binary.LittleEndian.Uint16(raw[2:])&0x7c00 != 0x7c00
 }

@@ -18,7 +18,6 @@ import (
 	"testing"
 
 	"github.com/drag-and-drop-lora/dnd/graph"
-
 	"github.com/drag-and-drop-lora/dnd/graph/quant"
 	"github.com/drag-and-drop-lora/dnd/graph/safetensors"
 )

@@ -9,7 +9,6 @@ import (
 	"strings"
 
 	"github.com/drag-and-drop-lora/dnd/graph"
-
 	"github.com/drag-and-drop-lora/dnd/graph/quant"
 	"github.com/drag-and-drop-lora/dnd/graph/safetensors"
 )
