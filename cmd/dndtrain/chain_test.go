@@ -171,6 +171,14 @@ func TestCollectFitExport(t *testing.T) {
 		t.Errorf("loss %v with the base in bfloat16, %v in float32", half.Loss, f.Loss)
 	}
 
+	joint, mixed := filepath.Join(dir, "joint"), filepath.Join(dir, "mixed")
+	clitest.JSON(t, &c, append(collect, "--joint", "all", "--out", joint)...)
+	clitest.JSON(t, &f, "fit", "--json", "--quiet", "--data", collected, "--layout", layout, "--encoder", minilm, "--out", mixed, "--batch", "2", "--steps", "4",
+		"--joint", filepath.Join(joint, "all"))
+	if raw, err := os.ReadFile(filepath.Join(mixed, "run.json")); err != nil || !strings.Contains(string(raw), `"joint_share": 0.5`) {
+		t.Errorf("a fit with a joint LoRA: %s, %v", raw, err)
+	}
+
 	clitest.OK(t, "export", "--quiet", "--run", run, "--encoder", minilm, "--name", "tiny", "--out", out, "--weights", "f16",
 		"--base-model", "example/tiny", "--architecture", "llama", "--heads", "2", "--kv-heads", "1", "--held-out", "x,y", "--license", "MIT")
 	if _, err := generator.Verify(t.Context(), out, nil); err != nil {
@@ -272,6 +280,9 @@ func TestBadTraining(t *testing.T) {
 		{"fit on answers without records", 2, []string{"--records"}, []string{"fit", "--data", data, "--layout", layout, "--encoder", minilm, "--loss", "both", "--base", base}},
 		{"fit on weights with a base", 2, []string{"--base"}, []string{"fit", "--data", data, "--layout", layout, "--encoder", minilm, "--base", base}},
 		{"fit on weights with a share", 2, []string{"loss on answers"}, []string{"fit", "--data", data, "--layout", layout, "--encoder", minilm, "--weights-share", "1"}},
+		{"fit with a share of nothing", 2, []string{"--joint-share", "--joint"}, []string{"fit", "--data", data, "--layout", layout, "--encoder", minilm, "--joint-share", "0.3"}},
+		{"fit with more than a joint LoRA", 2, []string{"joint_share is 2"}, []string{"fit", "--data", data, "--layout", layout, "--encoder", minilm, "--joint", empty, "--joint-share", "2"}},
+		{"fit with bad sets and no joint LoRA", 1, []string{"ayes", "noes", "joint LoRA"}, []string{"fit", "--data", data, "--sets", "ayes,noes", "--layout", layout, "--encoder", minilm, "--joint", empty}},
 		{"fit with another loss", 2, []string{"--loss"}, []string{"fit", "--data", data, "--layout", layout, "--encoder", minilm, "--loss", "all"}},
 		{"fit on nothing", 1, []string{empty}, []string{"fit", "--data", empty, "--layout", layout, "--encoder", minilm}},
 		{"fit with several problems", 1, []string{"config.json", "ayes", "noes", "prompts.json"}, []string{"fit", "--data", data, "--sets", "ayes,noes", "--layout", layout, "--encoder", empty}},

@@ -19,6 +19,7 @@ func fitGenerator(flags *pflag.FlagSet) cli.Run {
 	c := fit.Defaults()
 	data := flags.String("data", "", "folder that collect wrote")
 	sets := flags.StringSlice("sets", nil, "data sets in it to fit on (default: all)")
+	joint := flags.String("joint", "", "folder of the LoRA that collect --joint tuned on all data sets: each adapter becomes an average of it and what is generated")
 	field := flags.String("field", "", "key of a record's prompt (default: prompt)")
 	shape := flags.String("shape", "", "decoder and recipe of the reference: "+strings.Join(generator.Shapes(), ", ")+"; flags below change single numbers of it")
 	layout := flags.String("layout", "", "in place of --shape, JSON file: the decoder's class, features and kernel_size, and the tokenizer")
@@ -41,6 +42,7 @@ func fitGenerator(flags *pflag.FlagSet) cli.Run {
 	flags.IntVar(&c.Prompts, "prompts", c.Prompts, "prompts of each data set that take part (0: all)")
 	flags.Int64Var(&c.Seed, "seed", c.Seed, "seed of weights, pairs and noise")
 	flags.Float64Var(&c.Average, "average", c.Average, "share of the past in the exponential mean of the weights, which export then takes (0: the last weights)")
+	flags.Float64Var(&c.JointShare, "joint-share", c.JointShare, "with --joint: its share in that average (default 0.5)")
 	flags.IntVar(&c.SaveEvery, "save-every", c.SaveEvery, "steps between checkpoints")
 	task := addTaskFlags(flags)
 	dry := addPlanFlags(flags)
@@ -50,6 +52,12 @@ func fitGenerator(flags *pflag.FlagSet) cli.Run {
 		}
 		if err := task.configure(&c); err != nil {
 			return err
+		}
+		switch given := flags.Changed("joint-share"); {
+		case *joint == "" && given:
+			return cli.Usagef("--joint-share goes with --joint")
+		case *joint != "" && !given:
+			c.JointShare = defaultJointShare
 		}
 		if err := cli.OneOf("backend", *name, backend.Auto, backend.PJRT, backend.CPU); err != nil {
 			return err
@@ -80,6 +88,9 @@ func fitGenerator(flags *pflag.FlagSet) cli.Run {
 			defer text.Close()
 		}
 		d, errData := fit.OpenData(*data, *sets, *field, c.Tiling)
+		if *joint != "" && d != nil {
+			errData = errors.Join(errData, d.SetJoint(*joint))
+		}
 		if err := errors.Join(errText, errData, fit.CheckFolder(*out, &c), task.check(b)); err != nil {
 			return err
 		}
@@ -109,6 +120,9 @@ func fitGenerator(flags *pflag.FlagSet) cli.Run {
 		})
 	}
 }
+
+// defaultJointShare is fit's share of a joint LoRA: models/README.md has what others reach.
+const defaultJointShare = 0.5
 
 // setArchitecture takes decoder and tiling from a named shape or a layout file, and from a
 // shape the numbers of its recipe that no flag gave.

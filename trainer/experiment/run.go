@@ -111,6 +111,11 @@ func (p *Plan) fitted(ctx context.Context, s *Split, seed int64, r Resources, tr
 	if err != nil {
 		return err
 	}
+	if c.JointShare > 0 {
+		if err := data.SetJoint(filepath.Join(dir, "joint", jointName)); err != nil {
+			return err
+		}
+	}
 	with := fit.Resources{Encoder: r.Encoder, Backend: r.Backend}
 	if c.Loss != fit.LossWeights {
 		examples, err := collect.ExamplesOf(r.Models[0], train, p.Collect.MaxTokens, func(string) {})

@@ -29,6 +29,8 @@ type Record struct {
 	Base     lora.Base `json:"base"`
 	DataSets []string  `json:"data_sets"`
 	Pairs    []int     `json:"checkpoints"` // of each data set
+	// Joint is the SHA-256 of the adapter of Data.SetJoint, "" without.
+	Joint string `json:"joint"`
 }
 
 // The files of a run's folder.
@@ -70,7 +72,7 @@ func lock(dir string) (unlock func(), err error) {
 
 // open starts a run in dir, or resumes the one that is there.
 func open(dir string, c *Config, d *Data) (*folder, error) {
-	r := &folder{dir: dir, record: Record{Config: *c, Base: d.Base}}
+	r := &folder{dir: dir, record: Record{Config: *c, Base: d.Base, Joint: d.digest}}
 	for _, s := range d.Sets {
 		r.record.DataSets = append(r.record.DataSets, s.Name)
 		r.record.Pairs = append(r.record.Pairs, len(s.Checkpoints))
@@ -79,6 +81,10 @@ func open(dir string, c *Config, d *Data) (*folder, error) {
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return nil, err
+		}
+		// Before the record: what is refused here must not stand in the next try's way.
+		if err := r.standardise(c, d); err != nil {
 			return nil, err
 		}
 		if err := writeJSON(filepath.Join(dir, recordName), r.record); err != nil {
@@ -91,17 +97,23 @@ func open(dir string, c *Config, d *Data) (*folder, error) {
 			return nil, fmt.Errorf("fit: %s holds a run of another configuration (%s): choose another folder, or remove it", dir, diff)
 		}
 	}
-	if c.Decoder.Affine {
-		if r.standard, err = readStandard(filepath.Join(dir, standardName), c.Decoder.Output()); errors.Is(err, fs.ErrNotExist) {
-			if r.standard, err = d.Standardise(); err == nil {
-				err = writeStandard(filepath.Join(dir, standardName), r.standard, c.Decoder.Output())
-			}
-		}
-		if err != nil {
+	if c.Decoder.Affine && r.standard == nil {
+		if r.standard, err = readStandard(filepath.Join(dir, standardName), c.Decoder.Output()); err != nil {
 			return nil, err
 		}
 	}
 	return r, r.load(c)
+}
+
+// standardise computes an Affine decoder's standard and writes it.
+func (r *folder) standardise(c *Config, d *Data) (err error) {
+	if !c.Decoder.Affine {
+		return nil
+	}
+	if r.standard, err = d.Standardise(c.JointShare); err != nil {
+		return err
+	}
+	return writeStandard(filepath.Join(r.dir, standardName), r.standard, c.Decoder.Output())
 }
 
 // CheckFolder is an error where the folder of a run holds one of another configuration, or
@@ -113,7 +125,8 @@ func CheckFolder(dir string, c *Config) error {
 	case err != nil:
 		return err
 	default:
-		r := Record{Config: *c, Base: there.Base, DataSets: there.DataSets, Pairs: there.Pairs}
+		r := *there
+		r.Config = *c
 		if diff := r.difference(there); diff != "" {
 			return fmt.Errorf("fit: %s holds a run of another configuration (%s): choose another folder, or remove it", dir, diff)
 		}
@@ -187,8 +200,8 @@ func (r *folder) weight(c *Config, d *Data) ([]float32, error) {
 	if r.standard == nil {
 		return d.Importance(c.Tiling)
 	}
-	w := make([]float32, len(r.standard.Scale))
-	for i, s := range r.standard.Scale {
+	w := make([]float32, len(r.standard.Spread))
+	for i, s := range r.standard.Spread {
 		if s > 0 {
 			w[i] = 1
 		}
@@ -303,8 +316,10 @@ func writeJSON(path string, v any) error {
 
 func writeStandard(path string, s *Standard, shape [3]int) error {
 	return safetensors.WriteFile(path, []safetensors.Tensor{
+		safetensors.FromFloat32s("mean", safetensors.F32, s.Mean, shape[:]...),
+		safetensors.FromFloat32s("spread", safetensors.F32, s.Spread, shape[0]),
 		safetensors.FromFloat32s("scale", safetensors.F32, s.Scale, shape[0]),
-		safetensors.FromFloat32s("offset", safetensors.F32, s.Offset, shape[0], shape[1], shape[2]),
+		safetensors.FromFloat32s("offset", safetensors.F32, s.Offset, shape[:]...),
 	}, nil)
 }
 
@@ -318,6 +333,17 @@ func readStandard(path string, shape [3]int) (*Standard, error) {
 	if s.Scale, err = f.Shaped("scale", shape[0]); err != nil {
 		return nil, err
 	}
-	s.Offset, err = f.Shaped("offset", shape[:]...)
+	if s.Offset, err = f.Shaped("offset", shape[:]...); err != nil {
+		return nil, err
+	}
+	if _, ok := f.Lookup("mean"); !ok {
+		// A run of before SetJoint.
+		s.Mean, s.Spread = s.Offset, s.Scale
+		return s, nil
+	}
+	if s.Mean, err = f.Shaped("mean", shape[:]...); err != nil {
+		return nil, err
+	}
+	s.Spread, err = f.Shaped("spread", shape[0])
 	return s, err
 }

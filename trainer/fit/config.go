@@ -57,6 +57,10 @@ type Config struct {
 	// Average is the share of the past in the exponential mean of the weights, which is
 	// then what export takes; 0 is none. It rises to this value in the first steps.
 	Average float64 `json:"average"`
+	// JointShare is the share of a joint LoRA, one tuned on all data sets together
+	// (Data.SetJoint), in the adapters that the decoder's output stands for; the rest is what
+	// is generated. It needs an Affine decoder. 0 is none, as in the reference.
+	JointShare float64 `json:"joint_share"`
 	// SaveEvery is the number of steps between checkpoints.
 	SaveEvery int `json:"save_every"`
 
@@ -142,11 +146,12 @@ func (c *Config) Validate() error {
 		from, to float64
 	}{{"learning_rate", c.LearningRate, 1e-12, 10}, {"weight_decay", c.WeightDecay, 0, 10}, {"beta1", c.Beta1, 0, 1 - 1e-9}, {"beta2", c.Beta2, 0, 1 - 1e-9},
 		{"epsilon", c.Epsilon, 1e-30, 1}, {"clip", c.Clip, 1e-9, 1e9}, {"condition_noise", c.ConditionNoise, 0, 10}, {"target_noise", c.TargetNoise, 0, 10},
-		{"token_drop", c.TokenDrop, 0, 0.99}, {"average", c.Average, 0, 1 - 1e-9}} {
+		{"token_drop", c.TokenDrop, 0, 0.99}, {"average", c.Average, 0, 1 - 1e-9}, {"joint_share", c.JointShare, 0, 0.99}} {
 		check(v.value >= v.from && v.value <= v.to, "%s is %v, expected %v to %v", v.name, v.value, v.from, v.to)
 	}
 	check(c.WarmUp >= 0 && c.WarmUp < c.Steps, "warm_up %d, expected fewer than the %d steps", c.WarmUp, c.Steps)
 	check(c.Prompts >= 0, "prompts is %d, expected 0 for all or a positive number", c.Prompts)
+	check(c.JointShare == 0 || c.Decoder.Affine, "joint_share %v, but the decoder is not affine: it has no tensor for a joint LoRA", c.JointShare)
 	check(c.SaveEvery > 0, "save_every is %d, expected a positive number", c.SaveEvery)
 	switch x := c.Task; c.Loss {
 	case LossWeights:

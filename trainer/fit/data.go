@@ -1,6 +1,8 @@
 package fit
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"iter"
@@ -29,6 +31,8 @@ type Data struct {
 	Base   lora.Base
 	Sets   []DataSet
 	layout *lora.Layout
+	joint  []float32 // weight tokens (T,h,w) of SetJoint's adapter, nil without
+	digest string    // SHA-256 of the file they are from
 }
 
 // OpenData reads the folder that collect wrote: for each data set named (all, if none
@@ -139,6 +143,34 @@ func (d *Data) tokens(set, checkpoint int) ([]float32, error) {
 	return out, d.layout.Encode(a, lora.Float32, out)
 }
 
+// SetJoint reads the adapter that Config.JointShare averages with: the last checkpoint of
+// the folder dir, as collect leaves it of the LoRA that it tuned on all data sets together.
+func (d *Data) SetJoint(dir string) error {
+	set, err := openSet(dir, "")
+	if err != nil {
+		return fmt.Errorf("joint LoRA: %s: %w", dir, err)
+	}
+	path := set.Checkpoints[len(set.Checkpoints)-1]
+	a, err := set.read(path)
+	if err != nil {
+		return fmt.Errorf("joint LoRA: %w", err)
+	}
+	if d.layout == nil {
+		return nil // no checkpoint could be read, as OpenData said
+	}
+	if err := same(d.Base, a.Base); err != nil {
+		return fmt.Errorf("joint LoRA: %s: %w", path, err)
+	}
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	sum := sha256.Sum256(raw)
+	t, h, w := d.layout.Shape()
+	d.joint, d.digest = make([]float32, t*h*w), hex.EncodeToString(sum[:])
+	return d.layout.Encode(a, lora.Float32, d.joint)
+}
+
 // Importance is the plain reference's criterion_weight: the mean of the data sets'
 // importance weights (d.2).
 func (d *Data) Importance(tiling lora.Tiling) ([]float32, error) {
@@ -161,17 +193,20 @@ func (d *Data) Importance(tiling lora.Tiling) ([]float32, error) {
 	return lora.MeanImportance(vectors...)
 }
 
-// Standard is how an Affine decoder's targets are standardised: (token - Offset)/Scale.
+// Standard is how an Affine decoder's targets are standardised, (token - Mean)/Spread, and
+// what its output y stands for: the weight tokens y·Scale + Offset. With a share s of a
+// joint LoRA J that is s·J + (1-s)·(Mean + y·Spread), without it is Mean + y·Spread.
 type Standard struct {
-	Offset []float32 // (T,h,w): mean over each data set's checkpoints, then over data sets
-	Scale  []float32 // (T): root mean square of what remains; 0 where nothing varies
+	Mean          []float32 // (T,h,w): over each data set's checkpoints, then over data sets
+	Spread        []float32 // (T): root mean square of what remains; 0 where nothing varies
+	Scale, Offset []float32 // (T), (T,h,w): output.scale and output.offset
 }
 
-// minScale is the spread below which a token counts as constant, a frozen lora_A's.
-const minScale = 1e-5
+// minSpread is the spread below which a token counts as constant, a frozen lora_A's.
+const minSpread = 1e-5
 
-// Standardise computes it over all checkpoints.
-func (d *Data) Standardise() (*Standard, error) {
+// Standardise computes it over all checkpoints, with a share of SetJoint's adapter.
+func (d *Data) Standardise(jointShare float64) (*Standard, error) {
 	t, h, w := d.layout.Shape()
 	sum := make([]float64, t*h*w)
 	square := make([]float64, t*h*w)
@@ -188,32 +223,49 @@ func (d *Data) Standardise() (*Standard, error) {
 			}
 		}
 	}
-	s := &Standard{Offset: make([]float32, t*h*w), Scale: make([]float32, t)}
+	s := &Standard{Mean: make([]float32, t*h*w), Spread: make([]float32, t)}
 	for i := range t {
 		total, count := 0.0, 0
 		for k := i * h * w; k < (i+1)*h*w; k++ {
 			if math.IsNaN(sum[k]) {
 				continue
 			}
-			s.Offset[k] = float32(sum[k])
+			s.Mean[k] = float32(sum[k])
 			total += max(0, square[k]-sum[k]*sum[k])
 			count++
 		}
-		if scale := math.Sqrt(total / float64(max(count, 1))); scale > minScale {
-			s.Scale[i] = float32(scale)
+		if spread := math.Sqrt(total / float64(max(count, 1))); spread > minSpread {
+			s.Spread[i] = float32(spread)
 		}
+	}
+	s.Scale, s.Offset = s.Spread, s.Mean
+	if jointShare == 0 {
+		return s, nil
+	}
+	s.Scale, s.Offset = make([]float32, t), make([]float32, t*h*w)
+	for i, v := range s.Spread {
+		s.Scale[i] = float32((1 - jointShare) * float64(v))
+	}
+	for k, v := range d.joint {
+		if math.IsNaN(sum[k]) {
+			continue
+		}
+		if i := k / (h * w); s.Spread[i] == 0 && math.Abs(float64(v)-sum[k]) > minSpread {
+			return nil, fmt.Errorf("the joint LoRA differs from the checkpoints in weight token %d, which is the same in all of them: tune it with the seed of their lora_A", i)
+		}
+		s.Offset[k] = float32(jointShare*float64(v) + (1-jointShare)*sum[k])
 	}
 	return s, nil
 }
 
 // apply standardises weight tokens (T,h,w) in place.
 func (s *Standard) apply(tokens []float32) {
-	n := len(tokens) / len(s.Scale)
+	n := len(tokens) / len(s.Spread)
 	for i := range tokens {
-		if scale := s.Scale[i/n]; scale == 0 {
+		if spread := s.Spread[i/n]; spread == 0 {
 			tokens[i] = 0
 		} else {
-			tokens[i] = (tokens[i] - s.Offset[i]) / scale
+			tokens[i] = (tokens[i] - s.Mean[i]) / spread
 		}
 	}
 }

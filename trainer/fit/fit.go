@@ -145,6 +145,9 @@ func (c *Config) fits(d *Data, r *Resources) error {
 	if out := c.Decoder.Output(); out != [3]int{t, h, w} {
 		all = append(all, fmt.Errorf("the decoder makes weight tokens (%d,%d,%d), the checkpoints have (%d,%d,%d)", out[0], out[1], out[2], t, h, w))
 	}
+	if have := d.joint != nil; have != (c.JointShare > 0) {
+		all = append(all, fmt.Errorf("joint_share is %v, and a joint LoRA is there: %v", c.JointShare, have))
+	}
 	if in, width := c.Decoder.Condition(), r.Encoder.Manifest.Encoder.Config.HiddenSize; in[2] != width {
 		all = append(all, fmt.Errorf("the decoder takes conditions of width %d, the text encoder makes %d", in[2], width))
 	}
