@@ -78,7 +78,7 @@ func TestMeanAdapter(t *testing.T) {
 	}
 	for _, l := range layers {
 		if !(l.Value > 0.1 && l.Value < 10) {
-			t.Errorf("layer %d has norm %g, generated ones have about 2", l.Layer, l.Value)
+			t.Errorf("layer %d has norm %g, expected about 5", l.Layer, l.Value)
 		}
 	}
 }

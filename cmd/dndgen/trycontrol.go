@@ -137,7 +137,7 @@ func shuffle(texts []string, seed int64) []string {
 }
 
 // meanAdapter is what a generator's decoder gives for a condition that tells it nothing: the
-// mean of the weight tokens that it was fitted on.
+// mean of the weight tokens that it was fitted on, averaged with the joint LoRA if it has a share of one.
 func meanAdapter(p *generator.Package) (*lora.Adapter, error) {
 	m := &p.Manifest
 	if !m.Decoder.Affine {
