@@ -42,7 +42,8 @@ func fitGenerator(flags *pflag.FlagSet) cli.Run {
 	flags.IntVar(&c.Prompts, "prompts", c.Prompts, "prompts of each data set that take part (0: all)")
 	flags.Int64Var(&c.Seed, "seed", c.Seed, "seed of weights, pairs and noise")
 	flags.Float64Var(&c.Average, "average", c.Average, "share of the past in the exponential mean of the weights, which export then takes (0: the last weights)")
-	flags.Float64Var(&c.JointShare, "joint-share", c.JointShare, "with --joint: its share in that average (default 0.5)")
+	// models/README.md has what other shares reach.
+	jointShare := flags.Float64("joint-share", 0.5, "with --joint: its share in that average")
 	flags.IntVar(&c.SaveEvery, "save-every", c.SaveEvery, "steps between checkpoints")
 	task := addTaskFlags(flags)
 	dry := addPlanFlags(flags)
@@ -53,11 +54,10 @@ func fitGenerator(flags *pflag.FlagSet) cli.Run {
 		if err := task.configure(&c); err != nil {
 			return err
 		}
-		switch given := flags.Changed("joint-share"); {
-		case *joint == "" && given:
+		if *joint != "" {
+			c.JointShare = *jointShare
+		} else if flags.Changed("joint-share") {
 			return cli.Usagef("--joint-share goes with --joint")
-		case *joint != "" && !given:
-			c.JointShare = defaultJointShare
 		}
 		if err := cli.OneOf("backend", *name, backend.Auto, backend.PJRT, backend.CPU); err != nil {
 			return err
@@ -120,9 +120,6 @@ func fitGenerator(flags *pflag.FlagSet) cli.Run {
 		})
 	}
 }
-
-// defaultJointShare is fit's share of a joint LoRA: models/README.md has what others reach.
-const defaultJointShare = 0.5
 
 // setArchitecture takes decoder and tiling from a named shape or a layout file, and from a
 // shape the numbers of its recipe that no flag gave.

@@ -5,15 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"path/filepath"
 	"slices"
-	"sort"
 	"strconv"
 
 	"github.com/drag-and-drop-lora/dnd/graph/generator"
 	"github.com/drag-and-drop-lora/dnd/graph/lora"
-	"github.com/drag-and-drop-lora/dnd/graph/safetensors"
 	"github.com/drag-and-drop-lora/dnd/graph/text"
+	"github.com/drag-and-drop-lora/dnd/trainer/collect"
 	"github.com/drag-and-drop-lora/dnd/trainer/linear"
 )
 
@@ -81,28 +79,8 @@ func (t *Task) prompts() []string {
 
 // lastOf reads the last checkpoint of a data set that package collect wrote.
 func lastOf(dir string) (*lora.Adapter, error) {
-	paths, err := filepath.Glob(filepath.Join(dir, "checkpoints", "*.safetensors"))
-	if err != nil {
-		return nil, err
-	}
-	if len(paths) == 0 {
-		return nil, fmt.Errorf("%s: no checkpoint in checkpoints/: run `dndtrain collect`", dir)
-	}
-	sort.Strings(paths)
-	f, err := safetensors.Open(paths[len(paths)-1])
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	config, err := readConfig(dir)
-	if err != nil {
-		return nil, err
-	}
-	a, err := lora.DecodePEFT(config, f)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", f.Path, err)
-	}
-	return a, nil
+	a, _, err := collect.Last(dir)
+	return a, err
 }
 
 // combined adds the training tasks' matrices up by shares, one adapter in memory at a time

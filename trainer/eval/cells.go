@@ -266,7 +266,3 @@ func (s *cells) close() {
 		s.file.Close()
 	}
 }
-
-func readConfig(dir string) ([]byte, error) {
-	return os.ReadFile(filepath.Join(dir, "adapter_config.json"))
-}

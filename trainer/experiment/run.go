@@ -62,8 +62,7 @@ func Run(ctx context.Context, p *Plan, r Resources, out string, report func(Prog
 		if err != nil {
 			return nil, err
 		}
-		joint := filepath.Join(dir, "joint")
-		if err := tune(s.Name+", joint LoRA", p.Joint, []*collect.DataSet{collect.Join(jointName, train)}, joint); err != nil {
+		if err := tune(s.Name+", joint LoRA", p.Joint, []*collect.DataSet{collect.Join(jointName, train)}, jointParent(dir)); err != nil {
 			return nil, err
 		}
 		of := SplitResult{Split: *s, Train: p.train(s)}
@@ -84,6 +83,9 @@ func Run(ctx context.Context, p *Plan, r Resources, out string, report func(Prog
 
 // jointName is the data set of all training tasks' records.
 const jointName = "joint"
+
+// jointParent is the folder in a split's that holds the one of its joint LoRA.
+func jointParent(dir string) string { return filepath.Join(dir, "joint") }
 
 // seeds are those of a split's fits.
 func (p *Plan) seeds(s *Split) []int64 {
@@ -112,7 +114,7 @@ func (p *Plan) fitted(ctx context.Context, s *Split, seed int64, r Resources, tr
 		return err
 	}
 	if c.JointShare > 0 {
-		if err := data.SetJoint(filepath.Join(dir, "joint", jointName)); err != nil {
+		if err := data.SetJoint(filepath.Join(jointParent(dir), jointName)); err != nil {
 			return err
 		}
 	}
@@ -138,7 +140,7 @@ func (p *Plan) fitted(ctx context.Context, s *Split, seed int64, r Resources, tr
 // scored evaluates a generator. Rivals do not depend on the seed: they are scored with the
 // first.
 func (p *Plan) scored(ctx context.Context, s *Split, seed int64, rivals bool, r Resources, collected, dir string, report func(Progress)) (*eval.Result, error) {
-	in, err := Inputs(p.of(s), p.Data, collected, filepath.Join(dir, "joint", jointName))
+	in, err := Inputs(p.of(s), p.Data, collected, filepath.Join(jointParent(dir), jointName))
 	if err != nil {
 		return nil, err
 	}

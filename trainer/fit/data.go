@@ -10,12 +10,11 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
-	"sort"
 	"strings"
 
 	"github.com/drag-and-drop-lora/dnd/graph/lora"
-	"github.com/drag-and-drop-lora/dnd/graph/safetensors"
 	"github.com/drag-and-drop-lora/dnd/graph/text"
+	"github.com/drag-and-drop-lora/dnd/trainer/collect"
 )
 
 // DataSet is one training data set as package collect leaves it.
@@ -89,31 +88,17 @@ func openSet(dir, field string) (*DataSet, error) {
 	if set.Prompts, err = text.ReadPrompts(filepath.Join(dir, "prompts.json"), nil, field); err != nil {
 		return nil, err
 	}
-	if set.config, err = os.ReadFile(filepath.Join(dir, "adapter_config.json")); err != nil {
+	if set.config, err = collect.ReadConfig(dir); err != nil {
 		return nil, err
 	}
-	if set.Checkpoints, err = filepath.Glob(filepath.Join(dir, "checkpoints", "*.safetensors")); err != nil {
+	if set.Checkpoints, err = collect.Checkpoints(dir); err != nil {
 		return nil, err
 	}
-	if len(set.Checkpoints) == 0 {
-		return nil, errors.New("no checkpoint in checkpoints/: expected *.safetensors")
-	}
-	sort.Strings(set.Checkpoints)
 	return set, nil
 }
 
-// read reads one checkpoint, which refuses values that are not finite.
 func (s *DataSet) read(path string) (*lora.Adapter, error) {
-	f, err := safetensors.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	a, err := lora.DecodePEFT(s.config, f)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
-	}
-	return a, nil
+	return collect.ReadCheckpoint(s.config, path)
 }
 
 func same(want, got lora.Base) error {
@@ -138,6 +123,10 @@ func (d *Data) tokens(set, checkpoint int) ([]float32, error) {
 	if err != nil {
 		return nil, err
 	}
+	return d.encode(a)
+}
+
+func (d *Data) encode(a *lora.Adapter) ([]float32, error) {
 	t, h, w := d.layout.Shape()
 	out := make([]float32, t*h*w)
 	return out, d.layout.Encode(a, lora.Float32, out)
@@ -146,12 +135,7 @@ func (d *Data) tokens(set, checkpoint int) ([]float32, error) {
 // SetJoint reads the adapter that Config.JointShare averages with: the last checkpoint of
 // the folder dir, as collect leaves it of the LoRA that it tuned on all data sets together.
 func (d *Data) SetJoint(dir string) error {
-	set, err := openSet(dir, "")
-	if err != nil {
-		return fmt.Errorf("joint LoRA: %s: %w", dir, err)
-	}
-	path := set.Checkpoints[len(set.Checkpoints)-1]
-	a, err := set.read(path)
+	a, path, err := collect.Last(dir)
 	if err != nil {
 		return fmt.Errorf("joint LoRA: %w", err)
 	}
@@ -166,9 +150,9 @@ func (d *Data) SetJoint(dir string) error {
 		return err
 	}
 	sum := sha256.Sum256(raw)
-	t, h, w := d.layout.Shape()
-	d.joint, d.digest = make([]float32, t*h*w), hex.EncodeToString(sum[:])
-	return d.layout.Encode(a, lora.Float32, d.joint)
+	d.digest = hex.EncodeToString(sum[:])
+	d.joint, err = d.encode(a)
+	return err
 }
 
 // Importance is the plain reference's criterion_weight: the mean of the data sets'

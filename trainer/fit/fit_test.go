@@ -228,18 +228,31 @@ func TestResumeIsExact(t *testing.T) {
 	}
 }
 
+// metricsOf reads a run's metrics.jsonl, which ends with a whole line.
+func metricsOf(t *testing.T, dir string) []fit.Metrics {
+	t.Helper()
+	var list []fit.Metrics
+	for line := range strings.SplitSeq(strings.TrimSuffix(string(must[[]byte](t)(os.ReadFile(filepath.Join(dir, "metrics.jsonl")))), "\n"), "\n") {
+		var m fit.Metrics
+		if err := json.Unmarshal([]byte(line), &m); err != nil {
+			t.Fatalf("metrics.jsonl, line %d: %s: %v", len(list)+1, line, err)
+		}
+		list = append(list, m)
+	}
+	return list
+}
+
 // checkMetrics compares metrics.jsonl with the losses of all steps, and counts the files of
 // TensorBoard's, of which each start of a run makes one.
 func checkMetrics(t *testing.T, dir string, losses []float64, files int) {
 	t.Helper()
-	lines := strings.Split(strings.TrimSuffix(string(must[[]byte](t)(os.ReadFile(filepath.Join(dir, "metrics.jsonl")))), "\n"), "\n")
+	lines := metricsOf(t, dir)
 	if len(lines) != len(losses) {
-		t.Errorf("metrics.jsonl has %d lines, want %d", len(lines), len(losses))
+		t.Fatalf("metrics.jsonl has %d lines, want %d", len(lines), len(losses))
 	}
-	for i, line := range lines {
-		var m fit.Metrics
-		if err := json.Unmarshal([]byte(line), &m); err != nil || m.Step != i+1 || m.Loss != losses[i] || !(m.Norm > 0) || !(m.Seconds > 0) {
-			t.Errorf("metrics.jsonl, line %d: %s, %v; want loss %v", i+1, line, err, losses[i])
+	for i, m := range lines {
+		if m.Step != i+1 || m.Loss != losses[i] || !(m.Norm > 0) || !(m.Seconds > 0) {
+			t.Errorf("metrics.jsonl, line %d: %+v; want loss %v", i+1, m, losses[i])
 		}
 	}
 	if events := must[[]string](t)(filepath.Glob(filepath.Join(dir, "events.out.tfevents.*"))); len(events) != files {

@@ -1,7 +1,6 @@
 package fit_test
 
 import (
-	"encoding/json"
 	"math"
 	"os"
 	"path/filepath"
@@ -10,6 +9,7 @@ import (
 
 	"github.com/drag-and-drop-lora/dnd/graph/lora"
 	"github.com/drag-and-drop-lora/dnd/graph/safetensors"
+	"github.com/drag-and-drop-lora/dnd/trainer/collect"
 	"github.com/drag-and-drop-lora/dnd/trainer/fit"
 )
 
@@ -35,26 +35,17 @@ func TestJointShare(t *testing.T) {
 		_, err := fit.Run(t.Context(), c, data, res, out, nil)
 		return err
 	}
-	first := func(out string) fit.Metrics {
-		line, _, _ := strings.Cut(string(must[[]byte](t)(os.ReadFile(filepath.Join(out, "metrics.jsonl")))), "\n")
-		var m fit.Metrics
-		if err := json.Unmarshal([]byte(line), &m); err != nil {
-			t.Fatal(err)
-		}
-		return m
-	}
 	fitted := func(out string) (scale, offset []float32) {
 		_, list, _, err := fit.Fitted(out)
 		if err != nil {
 			t.Fatal(err)
 		}
-		path := filepath.Join(t.TempDir(), "fitted.safetensors")
-		if err := safetensors.WriteFile(path, list, nil); err != nil {
+		dir := t.TempDir()
+		if err := safetensors.WriteFile(filepath.Join(dir, "checkpoint.safetensors"), list, nil); err != nil {
 			t.Fatal(err)
 		}
-		f := must[*safetensors.File](t)(safetensors.Open(path))
-		defer f.Close()
-		return must[[]float32](t)(f.Float32s("output.scale")), must[[]float32](t)(f.Float32s("output.offset"))
+		all := tensorsOf(t, dir)
+		return all["output.scale"], all["output.offset"]
 	}
 	plain, mixed := t.TempDir(), t.TempDir()
 	if err := run("", 0, plain); err != nil {
@@ -63,14 +54,15 @@ func TestJointShare(t *testing.T) {
 	if err := run("two", share, mixed); err != nil {
 		t.Fatal(err)
 	}
-	a, b := first(plain), first(mixed)
+	a, b := metricsOf(t, plain)[0], metricsOf(t, mixed)[0]
 	if a.Weights != b.Weights || a.Answers == b.Answers {
 		t.Errorf("losses of the first step: on weights %v and %v, expected the same; on answers %v and %v, expected others", a.Weights, b.Weights, a.Answers, b.Answers)
 	}
 
-	f := must[*safetensors.File](t)(safetensors.Open(filepath.Join(dir, "two", "checkpoints", "000002.safetensors")))
-	defer f.Close()
-	adapter := must[*lora.Adapter](t)(lora.DecodePEFT(must[[]byte](t)(os.ReadFile(filepath.Join(dir, "two", "adapter_config.json"))), f))
+	adapter, _, err := collect.Last(filepath.Join(dir, "two"))
+	if err != nil {
+		t.Fatal(err)
+	}
 	layout := must[*lora.Layout](t)(lora.NewLayout(adapter.Base, tiling))
 	n, h, w := layout.Shape()
 	joint := make([]float32, n*h*w)
@@ -83,6 +75,9 @@ func TestJointShare(t *testing.T) {
 		if !math.IsNaN(float64(want)) && math.Abs(float64(got-want)) > 1e-6*(1+math.Abs(float64(want))) {
 			t.Fatalf("%s %d is %v, expected %v", what, i, got, want)
 		}
+	}
+	if len(scale) != n || len(offset) != n*h*w {
+		t.Fatalf("%d scales and %d offsets, expected %d and %d", len(scale), len(offset), n, n*h*w)
 	}
 	for i := range scale {
 		near("scale", i, scale[i], (1-share)*spread[i])

@@ -1,7 +1,6 @@
 package fit_test
 
 import (
-	"encoding/json"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -38,11 +37,7 @@ func task(t *testing.T, b backend.Backend) *fit.Task {
 func answersLosses(t *testing.T, dir string) []float64 {
 	t.Helper()
 	var list []float64
-	for line := range strings.Lines(string(must[[]byte](t)(os.ReadFile(filepath.Join(dir, "metrics.jsonl"))))) {
-		var m fit.Metrics
-		if err := json.Unmarshal([]byte(line), &m); err != nil {
-			t.Fatal(err)
-		}
+	for _, m := range metricsOf(t, dir) {
 		list = append(list, m.Answers)
 	}
 	return list

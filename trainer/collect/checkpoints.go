@@ -1,0 +1,61 @@
+package collect
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sort"
+
+	"github.com/drag-and-drop-lora/dnd/graph/lora"
+	"github.com/drag-and-drop-lora/dnd/graph/safetensors"
+)
+
+// Checkpoints are the files of the adapters that Run saved in a data set's folder, in order;
+// at least one.
+func Checkpoints(dir string) ([]string, error) {
+	paths, err := filepath.Glob(filepath.Join(dir, "checkpoints", "*.safetensors"))
+	if err != nil {
+		return nil, err
+	}
+	if len(paths) == 0 {
+		return nil, errors.New("no checkpoint in checkpoints/: expected *.safetensors; run `dndtrain collect`")
+	}
+	sort.Strings(paths)
+	return paths, nil
+}
+
+// ReadConfig reads what all adapters of a data set's folder share, adapter_config.json.
+func ReadConfig(dir string) ([]byte, error) {
+	return os.ReadFile(filepath.Join(dir, "adapter_config.json"))
+}
+
+// ReadCheckpoint reads one of Checkpoints with ReadConfig's configuration. It refuses values
+// that are not finite.
+func ReadCheckpoint(config []byte, path string) (*lora.Adapter, error) {
+	f, err := safetensors.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	a, err := lora.DecodePEFT(config, f)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return a, nil
+}
+
+// Last reads the last of a data set's Checkpoints, and says which file it is.
+func Last(dir string) (*lora.Adapter, string, error) {
+	paths, err := Checkpoints(dir)
+	if err != nil {
+		return nil, "", fmt.Errorf("%s: %w", dir, err)
+	}
+	config, err := ReadConfig(dir)
+	if err != nil {
+		return nil, "", err
+	}
+	path := paths[len(paths)-1]
+	a, err := ReadCheckpoint(config, path)
+	return a, path, err
+}
