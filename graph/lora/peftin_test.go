@@ -143,7 +143,8 @@ func TestDecodePEFTConfig(t *testing.T) {
 		{"rank_pattern, a list", with(`"rank_pattern":[2]`), "expected an object"},
 		{"alpha_pattern", with(`"alpha_pattern":{"q_proj":4}`), ""},
 		{"alpha_pattern of 0", with(`"alpha_pattern":{"q_proj":0}`), "the alpha 0"},
-		{"alpha_pattern, no expression", with(`"alpha_pattern":{"q_proj(":4}`), "is not understood"},
+		{"alpha_pattern, no expression", with(`"alpha_pattern":{"q_proj(":4}`), "is not understood: missing closing )"},
+		{"alpha_pattern, two lines", with(`"alpha_pattern":{"q_proj\n(":4}`), `"q_proj (", which is not understood: missing closing )`},
 		{"alpha_pattern, counted", with(`"alpha_pattern":{"((a{100}){100}){100}":4}`), "without {}"},
 		{"alpha_pattern, long", with(`"alpha_pattern":{"` + strings.Repeat("a*", 200) + `":4}`), "256 bytes"},
 		{"alpha_pattern, part of a name", with(`"alpha_pattern":{"proj":4}`), ""},
@@ -268,6 +269,7 @@ func FuzzPEFTConfig(f *testing.F) {
 	f.Add(real)
 	f.Add([]byte(plainConfig))
 	f.Add([]byte(`{"peft_type":"LORA","r":4,"lora_alpha":4,"use_rslora":true,"target_modules":"all-linear","rank_pattern":{".*q_proj":2},"alpha_pattern":{"q_proj":1e-9}}`))
+	f.Add([]byte(`{"peft_type":"LORA","r":4,"lora_alpha":4,"rank_pattern":{"[\n":2}}`))
 	f.Add([]byte(`{"peft_type":"LORA","r":1e9,"lora_alpha":1e999,"target_modules":[""]}`))
 	f.Fuzz(func(t *testing.T, config []byte) {
 		a, err := lora.DecodePEFT(config, file)

@@ -3,9 +3,11 @@ package lora
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math"
 	"regexp"
+	"regexp/syntax"
 	"strings"
 )
 
@@ -99,12 +101,22 @@ func parsePatterns(setting string, text json.RawMessage) ([]pattern, error) {
 				return nil, fmt.Errorf("%s names modules as %q: expected at most %d expressions of %d bytes, without {}", setting, clip([]byte(key)), maxExpressions, maxExpression)
 			}
 			if p.match, err = regexp.Compile(`^(?:.*\.)?(?:` + key + `)$`); err != nil {
-				return nil, fmt.Errorf("%s names modules as %q, which is not understood: %w", setting, key, err)
+				return nil, fmt.Errorf("%s names modules as %q, which is not understood: %s", setting, clip([]byte(key)), reason(err))
 			}
 		}
 		list = append(list, p)
 	}
 	return list, nil
+}
+
+// reason is why an expression was not understood, without the expression, which may have
+// several lines.
+func reason(err error) string {
+	var e *syntax.Error
+	if errors.As(err, &e) {
+		return e.Code.String()
+	}
+	return strings.Join(strings.Fields(err.Error()), " ")
 }
 
 // matches says whether the pattern is for a module.
