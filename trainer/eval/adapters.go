@@ -48,6 +48,19 @@ func (e *evaluation) adapter(ctx context.Context, k cell, t *Task) (*lora.Adapte
 		return e.ridge(ctx, t, draw, e.strength)
 	case Joint:
 		return lastOf(e.in.Joint.Dir)
+	case RidgeJoint:
+		a, err := e.ridge(ctx, t, draw, e.strength)
+		if err != nil {
+			return nil, err
+		}
+		j, err := lastOf(e.in.Joint.Dir)
+		if err != nil {
+			return nil, err
+		}
+		half := empty(a)
+		half.add(a, 0.5)
+		half.add(j, 0.5)
+		return half.Adapter, nil
 	case Own:
 		return lastOf(find(e.in.Own, t.Name).Dir)
 	case Foreign:
@@ -83,32 +96,45 @@ func lastOf(dir string) (*lora.Adapter, error) {
 	return a, err
 }
 
-// combined adds the training tasks' matrices up by shares, one adapter in memory at a time
-// beside the sum.
-func (e *evaluation) combined(shares []float64) (*lora.Adapter, error) {
-	var sum *lora.Adapter
-	add := func(to, from []float32, share float64) {
+// sum is an adapter that others are added to.
+type sum struct{ *lora.Adapter }
+
+// empty is a sum of nothing, of an adapter's shapes.
+func empty(like *lora.Adapter) sum {
+	a := &lora.Adapter{Base: like.Base}
+	for _, p := range like.Pairs {
+		a.Pairs = append(a.Pairs, lora.Pair{A: make([]float32, len(p.A)), B: make([]float32, len(p.B))})
+	}
+	return sum{a}
+}
+
+func (s sum) add(a *lora.Adapter, share float64) {
+	add := func(to, from []float32) {
 		for i, v := range from {
 			to[i] += float32(share * float64(v))
 		}
 	}
+	for i, p := range a.Pairs {
+		add(s.Pairs[i].A, p.A)
+		add(s.Pairs[i].B, p.B)
+	}
+}
+
+// combined adds the training tasks' matrices up by shares, one adapter in memory at a time
+// beside the sum.
+func (e *evaluation) combined(shares []float64) (*lora.Adapter, error) {
+	var all sum
 	for i, t := range e.in.Training {
 		a, err := lastOf(t.Dir)
 		if err != nil {
 			return nil, err
 		}
-		if sum == nil {
-			sum = &lora.Adapter{Base: a.Base}
-			for _, p := range a.Pairs {
-				sum.Pairs = append(sum.Pairs, lora.Pair{A: make([]float32, len(p.A)), B: make([]float32, len(p.B))})
-			}
+		if all.Adapter == nil {
+			all = empty(a)
 		}
-		for j, p := range a.Pairs {
-			add(sum.Pairs[j].A, p.A, shares[i])
-			add(sum.Pairs[j].B, p.B, shares[i])
-		}
+		all.add(a, shares[i])
 	}
-	return sum, nil
+	return all.Adapter, nil
 }
 
 func (e *evaluation) ridge(ctx context.Context, t *Task, draw int, strength float64) (*lora.Adapter, error) {

@@ -32,6 +32,7 @@ const (
 	Additive   = "additive (true attributes)"
 	Ridge      = "ridge"
 	Joint      = "joint LoRA"
+	RidgeJoint = "ridge, averaged with the joint LoRA"
 	Foreign    = "generated, foreign prompts"
 	Shuffled   = "generated, shuffled prompts"
 	Generated  = "generated"
@@ -39,7 +40,7 @@ const (
 )
 
 // Methods are all of them.
-var Methods = []string{Base, Instructed, FewShot, TrainMean, TrainBest, Average, Nearest, Additive, Ridge, Joint, Foreign, Shuffled, Generated, Own}
+var Methods = []string{Base, Instructed, FewShot, TrainMean, TrainBest, Average, Nearest, Additive, Ridge, Joint, RidgeJoint, Foreign, Shuffled, Generated, Own}
 
 // Task is what methods are scored on.
 type Task struct {
@@ -146,7 +147,7 @@ func Run(ctx context.Context, c Config, in Inputs, dir string, report func(Progr
 			}
 		}
 	}
-	if _, ok := left[Ridge]; !ok {
+	if left[Ridge] == "" || left[RidgeJoint] == "" {
 		if err := e.chooseRidge(ctx, store, report, len(plan)); err != nil {
 			return nil, err
 		}
@@ -234,7 +235,7 @@ func (e *evaluation) trained() []Trained {
 func (e *evaluation) left() map[string]string {
 	in, left := e.in, map[string]string{}
 	if len(in.Training) < 2 {
-		for _, m := range []string{TrainMean, TrainBest, Average, Nearest, Additive, Ridge} {
+		for _, m := range []string{TrainMean, TrainBest, Average, Nearest, Additive, Ridge, RidgeJoint} {
 			left[m] = "it needs the LoRAs of at least two training tasks"
 		}
 		left[Shuffled] = "it needs the prompts of training tasks"
@@ -270,6 +271,11 @@ func (e *evaluation) left() map[string]string {
 			left[Shuffled] = "training task " + t.Name + " has no prompts"
 		}
 	}
+	for _, m := range []string{Ridge, Joint} {
+		if why, ok := left[m]; ok {
+			left[RidgeJoint] = why
+		}
+	}
 	for _, m := range Methods {
 		if len(e.c.Methods) > 0 && !slices.Contains(e.c.Methods, m) {
 			left[m] = "it was not asked for"
@@ -299,7 +305,7 @@ func (e *evaluation) variants(method string) []string {
 			names = append(names, t.Name)
 		}
 		return names
-	case Generated, Ridge, Nearest:
+	case Generated, Ridge, RidgeJoint, Nearest:
 		n := e.c.Draws
 		if method != Generated {
 			n = min(n, rivalDraws)
