@@ -160,7 +160,7 @@ func reopen(t testing.TB, dir string) *hub.Cache {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.Hurry(time.Millisecond, 2*time.Second)
+	c.Hurry(time.Millisecond, 20*time.Second)
 	return c
 }
 
