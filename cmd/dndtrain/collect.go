@@ -27,7 +27,7 @@ func collectCheckpoints(flags *pflag.FlagSet) cli.Run {
 	sets := flags.StringSlice("sets", nil, "names of the data sets to take (default: all)")
 	grid := flags.String("grid", "", "JSON file whose list \"train\" names the data sets to take")
 	joint := flags.String("joint", "", "tune one LoRA of this name on the records of all data sets together: the rival of a generator (see eval)")
-	out := flags.String("out", "", "folder for the checkpoints, a folder a data set; those that are there already are kept")
+	out := flags.String("out", "", "folder for the checkpoints, a folder a data set; those that are there already are kept, one that was stopped goes on")
 	name := flags.String("backend", backend.Auto, "auto, pjrt or cpu")
 	cli.Values(flags, "backend", backend.Auto, backend.PJRT, backend.CPU)
 	devices := flags.Int("devices", 1, "devices of the backend that share the data sets")

@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"math"
 	"math/rand/v2"
 	"os"
@@ -187,7 +188,8 @@ const runName = "collect.json"
 // Run tunes a LoRA for every data set and writes OUT/NAME for each: adapter_config.json,
 // checkpoints/000001.safetensors and on, prompts.json, collect.json. A data set appears
 // whole or not at all; those that are there from a run of the same configuration
-// and data are skipped, so a collection that was stopped goes on.
+// and data are skipped, and one whose first phase takes minutes goes on within it, so a
+// collection that was stopped goes on and comes to the same bytes.
 //
 // models are the same base, loaded once for each device: they share the data sets, and
 // what each data set comes to does not depend on it.
@@ -207,9 +209,17 @@ func Run(ctx context.Context, c Config, models []*lm.Model, sets []*DataSet, out
 	for _, j := range jobs {
 		if j.done {
 			p.skip(j)
+			// Of a run that was killed before it could.
+			if err := os.Remove(statePath(out, j.set.Name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
 			continue
 		}
 		p.left += p.steps
+		if j.stopped != nil {
+			p.skipped += len(j.stopped.Loss)
+			p.left -= len(j.stopped.Loss)
+		}
 		todo <- j
 	}
 	close(todo)
@@ -238,8 +248,12 @@ func work(ctx context.Context, c *Config, m *lm.Model, todo <-chan *job, out str
 			}
 			defer t.Close()
 		}
-		err := atomicfile.Dir(filepath.Join(out, j.set.Name), false, func(tmp string) error { return one(ctx, c, m, t, j, tmp, p) })
+		state := statePath(out, j.set.Name)
+		err := atomicfile.Dir(filepath.Join(out, j.set.Name), false, func(tmp string) error { return one(ctx, c, m, t, j, tmp, state, p) })
 		if err != nil {
+			return err
+		}
+		if err := os.Remove(state); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 	}
@@ -253,6 +267,7 @@ type job struct {
 	examples []lm.Example
 	dropped  int
 	done     bool // there already
+	stopped  *run // where it goes on; nil is from the start
 }
 
 // prepare tokenises the data sets and checks everything that can be wrong with them, the
@@ -280,6 +295,9 @@ func prepare(c *Config, m *lm.Model, sets []*DataSet, out string) ([]*job, error
 		}
 		if !j.done {
 			left++
+			if j.stopped, err = readState(statePath(out, s.Name), c, m.Config.Model, s); err != nil {
+				all = append(all, fmt.Errorf("data set %s: %w", s.Name, err))
+			}
 		}
 		jobs = append(jobs, j)
 	}
@@ -302,8 +320,8 @@ func adapterBytes(b *lora.Base) int64 {
 	return 4 * n
 }
 
-// one tunes one data set into a temporary folder.
-func one(ctx context.Context, c *Config, m *lm.Model, t *lm.Tuner, j *job, dir string, p *pace) error {
+// one tunes one data set into a temporary folder, from the state on if it was stopped.
+func one(ctx context.Context, c *Config, m *lm.Model, t *lm.Tuner, j *job, dir, state string, p *pace) error {
 	started := time.Now()
 	s, examples := j.set, j.examples
 	if err := os.MkdirAll(filepath.Join(dir, "checkpoints"), 0o755); err != nil {
@@ -315,9 +333,26 @@ func one(ctx context.Context, c *Config, m *lm.Model, t *lm.Tuner, j *job, dir s
 		return err
 	}
 	r := run{Config: *c, Base: m.Config.Model, Data: data, Used: len(examples), Dropped: j.dropped}
-	for step, order := range c.Batches(len(examples)) {
-		if err := ctx.Err(); err != nil {
+	if j.stopped != nil {
+		r = *j.stopped
+		if err := restore(state, t, &r); err != nil {
 			return err
+		}
+	}
+	before, kept := r.Seconds, time.Now()
+	for step, order := range c.Batches(len(examples)) {
+		if step < len(r.Loss) {
+			continue
+		}
+		stop := ctx.Err()
+		if n := len(r.Loss); n > 0 && n <= c.Steps && (stop != nil || time.Since(kept) >= stateAfter) {
+			r.Seconds, kept = before+time.Since(started).Seconds(), time.Now()
+			if err := writeState(state, t, &r); err != nil {
+				return errors.Join(stop, err)
+			}
+		}
+		if stop != nil {
+			return stop
 		}
 		items := make([]lm.Example, c.Batch)
 		tokens := 0
@@ -325,14 +360,14 @@ func one(ctx context.Context, c *Config, m *lm.Model, t *lm.Tuner, j *job, dir s
 			items[i] = examples[k]
 			tokens += items[i].Tokens()
 		}
-		before := time.Now()
+		began := time.Now()
 		loss, err := t.Step(items, c.LearningRate(step))
 		if err != nil {
 			return fmt.Errorf("data set %s: %w", s.Name, err)
 		}
 		r.Loss = append(r.Loss, loss)
 		r.Tokens += tokens
-		p.step(j, step+1, loss, tokens, time.Since(before))
+		p.step(j, step+1, loss, tokens, time.Since(began))
 		if step >= c.Steps {
 			if err := save(t, dir, step-c.Steps+1); err != nil {
 				return err
@@ -343,7 +378,7 @@ func one(ctx context.Context, c *Config, m *lm.Model, t *lm.Tuner, j *job, dir s
 	for i, record := range s.Records {
 		prompts[i] = map[string]string{"prompt": record.Prompt}
 	}
-	r.Seconds = time.Since(started).Seconds()
+	r.Seconds = before + time.Since(started).Seconds()
 	if err := writeJSON(filepath.Join(dir, "prompts.json"), prompts); err != nil {
 		return err
 	}
@@ -419,19 +454,27 @@ func finished(dir string, c *Config, base string, s *DataSet) (bool, error) {
 	if err := json.Unmarshal(raw, &r); err != nil {
 		return false, fmt.Errorf("%s: %w", filepath.Join(dir, runName), err)
 	}
+	if err := r.same(dir, c, base, s); err != nil {
+		return false, err
+	}
+	return true, nil
+}
+
+// same is nil for the record of a run with a configuration, a base and records.
+func (r *run) same(path string, c *Config, base string, s *DataSet) error {
 	data, err := s.digest()
 	if err != nil {
-		return false, err
+		return err
 	}
 	for _, x := range []struct {
 		what string
 		same bool
 	}{{"configuration", r.Config == *c}, {"base model", r.Base == base}, {"version of the data", r.Data == data}} {
 		if !x.same {
-			return false, fmt.Errorf("%s is from another %s: choose another folder, or remove it", dir, x.what)
+			return fmt.Errorf("%s is from another %s: choose another folder, or remove it", path, x.what)
 		}
 	}
-	return true, nil
+	return nil
 }
 
 func writeJSON(path string, v any) error {

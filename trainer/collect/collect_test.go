@@ -195,6 +195,103 @@ func TestRun(t *testing.T) {
 	}
 }
 
+// A data set that is stopped in its first phase goes on within it, whatever of the LoRA is
+// tuned; in the late phase, which is short, from the start. What is kept of it goes with it.
+func TestStopped(t *testing.T) {
+	m, list := tiny(t, backend.CPU, 1), sets()[:1]
+	for _, trainA := range []bool{false, true} {
+		c, whole := config(), t.TempDir()
+		c.TrainA = trainA
+		if err := collect.Run(t.Context(), c, m, list, whole, nil); err != nil {
+			t.Fatal(err)
+		}
+		want := contents(t, whole)
+		for stop := 1; stop < c.Steps+c.Late; stop++ {
+			out := t.TempDir()
+			ctx, cancel := context.WithCancel(t.Context())
+			err := collect.Run(ctx, c, m, list, out, func(p collect.Progress) {
+				if p.Step == stop {
+					cancel()
+				}
+			})
+			if !errors.Is(err, context.Canceled) {
+				t.Fatalf("stopped after step %d: %v", stop, err)
+			}
+			first := 1
+			if stop <= c.Steps {
+				first = stop + 1
+				other := c
+				other.Rate /= 2
+				if err := collect.Run(t.Context(), other, m, list, out, nil); err == nil || !strings.Contains(err.Error(), ".one.state.safetensors is from another configuration") {
+					t.Errorf("stopped after step %d, then another configuration: %v", stop, err)
+				}
+			}
+			var reports []collect.Progress
+			if err := collect.Run(t.Context(), c, m, list, out, func(p collect.Progress) { reports = append(reports, p) }); err != nil {
+				t.Fatalf("stopped after step %d: %v", stop, err)
+			}
+			if p := reports[0]; p.Step != first || p.Made != first || reports[len(reports)-1].Made != p.Total {
+				t.Errorf("stopped after step %d: goes on with %+v", stop, p)
+			}
+			if got := contents(t, out); !maps.EqualFunc(got, want, bytes.Equal) {
+				t.Errorf("stopped after step %d: files %v differ from the run that was not stopped", stop, slices.Sorted(maps.Keys(got)))
+			}
+		}
+	}
+}
+
+// A run that is killed loses what came after its last state.
+func TestKilled(t *testing.T) {
+	collect.SetStateAfter(t, 0)
+	m, c, list, out := tiny(t, backend.CPU, 1), config(), sets()[:1], t.TempDir()
+	state := filepath.Join(out, ".one.state.safetensors")
+	var kept []byte
+	if err := collect.Run(t.Context(), c, m, list, out, func(p collect.Progress) {
+		if p.Step == c.Steps {
+			var err error
+			if kept, err = os.ReadFile(state); err != nil {
+				t.Error(err)
+			}
+		}
+	}); err != nil {
+		t.Fatal(err)
+	}
+	want := contents(t, out)
+	killed := t.TempDir()
+	state = filepath.Join(killed, ".one.state.safetensors")
+	for _, bad := range [][]byte{kept[:len(kept)/2], []byte("{}")} {
+		if err := os.WriteFile(state, bad, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if err := collect.Run(t.Context(), c, m, list, killed, nil); err == nil || !strings.Contains(err.Error(), state) {
+			t.Errorf("a broken state: %v", err)
+		}
+	}
+	if err := os.WriteFile(state, kept, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	first := 0
+	if err := collect.Run(t.Context(), c, m, list, killed, func(p collect.Progress) {
+		if first == 0 {
+			first = p.Step
+		}
+	}); err != nil || first != c.Steps {
+		t.Fatalf("goes on with step %d, %v", first, err)
+	}
+	if got := contents(t, killed); !maps.EqualFunc(got, want, bytes.Equal) {
+		t.Errorf("files %v differ from the run that was not killed", slices.Sorted(maps.Keys(got)))
+	}
+	if err := os.WriteFile(state, kept, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := collect.Run(t.Context(), c, m, list, killed, nil); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(state); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("a finished data set's state is still there: %v", err)
+	}
+}
+
 // A folder that is there from something else is refused, and so is bad input, all of it at
 // once and before a step is made.
 func TestRunRefuses(t *testing.T) {

@@ -11,6 +11,7 @@ import (
 	"github.com/gomlx/gomlx/core/tensors"
 
 	"github.com/drag-and-drop-lora/dnd/graph/lora"
+	"github.com/drag-and-drop-lora/dnd/graph/safetensors"
 	"github.com/drag-and-drop-lora/dnd/trainer/adamw"
 )
 
@@ -233,6 +234,50 @@ func (t *Tuner) Step(examples []Example, rate float64) (float64, error) {
 		return 0, fmt.Errorf("lm: the loss is %v at step %d: lower the learning rate", loss, t.steps)
 	}
 	return loss, nil
+}
+
+// lists are all that steps read and change, with the names that they are stored by.
+func (t *Tuner) lists() []tuned {
+	return []tuned{{"lora_A", t.a}, {"lora_B", t.b}, {"first_moment", t.first}, {"second_moment", t.second}}
+}
+
+// tuned are tensors of a kind.
+type tuned struct {
+	kind    string
+	tensors []*tensors.Tensor
+}
+
+func (l tuned) name(i int) string { return fmt.Sprintf("%s.%d", l.kind, i) }
+
+// State copies what Restore needs to go on to the bit: matrices and AdamW's moments.
+func (t *Tuner) State() ([]safetensors.Tensor, error) {
+	var all []safetensors.Tensor
+	for _, l := range t.lists() {
+		for i, x := range l.tensors {
+			v, err := tensors.CopyFlatData[float32](x)
+			if err != nil {
+				return nil, err
+			}
+			all = append(all, safetensors.FromFloat32s(l.name(i), safetensors.F32, v, x.Shape().Dimensions...))
+		}
+	}
+	return all, nil
+}
+
+// Restore takes the tuner, after Reset, to a State that is so many steps from there.
+func (t *Tuner) Restore(f *safetensors.File, steps int) error {
+	for _, l := range t.lists() {
+		for i, x := range l.tensors {
+			v, err := f.Shaped(l.name(i), x.Shape().Dimensions...)
+			if err != nil {
+				return err
+			}
+			l.tensors[i] = tensors.FromFlatDataAndDimensions(v, x.Shape().Dimensions...)
+			free([]*tensors.Tensor{x})
+		}
+	}
+	t.steps = steps
+	return nil
 }
 
 // Adapter copies the LoRA as it is now.
