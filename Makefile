@@ -81,11 +81,14 @@ science: deps-run build ## the claim from nothing: a tiny base, its LoRAs, a gen
 	@$(SETUP)/assets.sh minilm
 	build/bin/dndtrain science --out build/science
 
+# models/tier-m-short.json is the smaller one, of fewer checkpoints and records.
+TIER_M_PLAN := models/tier-m.json
+
 .PHONY: tier-m
-tier-m: deps-run build ## the experiment of models/tier-m.json on a real base: half a day of two cores; it goes on where it was stopped
+tier-m: deps-run build ## the experiment of TIER_M_PLAN on a real base: half a day of two cores; it goes on where it was stopped
 	@$(SETUP)/assets.sh minilm
 	@$(SETUP)/assets.sh smollm2
-	build/bin/dndtrain experiment --plan models/tier-m.json --base $(DEMO_BASE) --encoder build/deps/minilm --out build/tier-m
+	build/bin/dndtrain experiment --plan $(TIER_M_PLAN) --base $(DEMO_BASE) --encoder build/deps/minilm --out build/$(basename $(notdir $(TIER_M_PLAN)))
 
 .PHONY: test
 test: lint deps build web ## lint, then every test; those of GPU code on two Vulkan drivers and in Chromium

@@ -299,10 +299,16 @@ func TestRead(t *testing.T) {
 	}
 }
 
-// The plan that comes with the project is one, and keeps each content and format of what is
+// The plans that come with the project are plans, and keep each content and format of what is
 // held out in training, but for the splits that leave contents out.
 func TestTierM(t *testing.T) {
-	p, err := experiment.Read(filepath.Join("..", "..", "models", "tier-m.json"))
+	for _, name := range []string{"tier-m.json", "tier-m-short.json"} {
+		t.Run(name, func(t *testing.T) { planKeepsAttributes(t, name) })
+	}
+}
+
+func planKeepsAttributes(t *testing.T, name string) {
+	p, err := experiment.Read(filepath.Join("..", "..", "models", name))
 	if err != nil {
 		t.Fatal(err)
 	}
