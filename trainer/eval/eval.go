@@ -298,23 +298,28 @@ const rivalDraws = 3
 
 // variants are what a method's cells of one task are made of.
 func (e *evaluation) variants(method string) []string {
-	switch method {
-	case TrainMean:
+	if method == TrainMean {
 		var names []string
 		for _, t := range e.in.Training {
 			names = append(names, t.Name)
 		}
 		return names
-	case Generated, Ridge, RidgeJoint, Nearest:
-		n := e.c.Draws
-		if method != Generated {
-			n = min(n, rivalDraws)
-		}
-		var draws []string
-		for d := range n {
-			draws = append(draws, strconv.Itoa(d))
-		}
-		return draws
 	}
-	return []string{""}
+	if !drawn(method) {
+		return []string{""}
+	}
+	n := e.c.Draws
+	if method != Generated {
+		n = min(n, rivalDraws)
+	}
+	var draws []string
+	for d := range n {
+		draws = append(draws, strconv.Itoa(d))
+	}
+	return draws
+}
+
+// drawn are the methods whose cells are draws of the task's prompts.
+func drawn(method string) bool {
+	return slices.Contains([]string{Generated, Ridge, RidgeJoint, Nearest}, method)
 }

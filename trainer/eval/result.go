@@ -162,7 +162,7 @@ func over(list []column) Score {
 		o := across(option)
 		s.Option = &o
 	}
-	if m := list[0][0].Method; m == Generated || m == Ridge || m == Nearest {
+	if drawn(list[0][0].Method) {
 		s.Deviation = stats.Deviation(draws)
 	}
 	return s

@@ -78,6 +78,7 @@ func Run(ctx context.Context, p *Plan, r Resources, out string, report func(Prog
 		}
 		result.Splits = append(result.Splits, of)
 	}
+	result.Pooled = pool(result.Splits)
 	return result, result.write(out)
 }
 

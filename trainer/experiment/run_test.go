@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -296,6 +297,55 @@ func TestRead(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v: want %q in it", err, want)
 		}
+	}
+}
+
+// Splits that leave no content out are summed up together, with what methods all of them have.
+func TestPooled(t *testing.T) {
+	dir := t.TempDir()
+	tasks(t, dir)
+	p, err := experiment.Read(plan(t, dir, func(p map[string]any) {
+		p["eval"].(map[string]any)["methods"] = []string{eval.Base, eval.Foreign, eval.Generated}
+		p["splits"] = []map[string]any{
+			{"name": "one", "validation": []string{"a-z"}, "held_out": []string{"b-y", "a-x"}, "seeds": []int{1, 2}},
+			{"name": "two", "validation": []string{"a-z"}, "held_out": []string{"b-x"}},
+			{"name": "without", "validation": []string{"a-z"}, "held_out": []string{"b-x", "b-y"}, "without_contents": []string{"b"}},
+		}
+	}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := filepath.Join(dir, "out")
+	r, err := experiment.Run(t.Context(), p, resources(t, p), out, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The second split has one task alone, and no prompts that are foreign to it.
+	if r.Pooled == nil || r.Pooled.Tasks != 3 || !slices.Equal(r.Pooled.Methods, []string{eval.Base, eval.Generated}) {
+		t.Fatalf("pooled %+v", r.Pooled)
+	}
+	mean := func(method string) (exact, nll float64) {
+		for _, split := range r.Splits[:2] {
+			for _, task := range split.Seeds[0].Result.Tasks {
+				exact += task.Scores[method].Exact.Value / 3
+				nll += task.Scores[method].NLL.Value / 3
+			}
+		}
+		return exact, nll
+	}
+	close := func(a, b float64) bool { return math.Abs(a-b) < 1e-9 }
+	exact, nll := mean(eval.Generated)
+	baseExact, baseNLL := mean(eval.Base)
+	g, b := r.Pooled.Scores[eval.Generated], r.Pooled.Scores[eval.Base]
+	if !close(g.Exact.Value, exact) || !close(g.NLL.Value, nll) || g.LeadExact != nil {
+		t.Errorf("generated %+v, want %v and %v", g, exact, nll)
+	}
+	if !close(b.LeadExact.Value, exact-baseExact) || !close(b.LeadNLL.Value, baseNLL-nll) || b.NLL.Low > b.NLL.Value || b.NLL.High < b.NLL.Value {
+		t.Errorf("base %+v, want leads of %v and %v", b, exact-baseExact, baseNLL-nll)
+	}
+	raw, err := os.ReadFile(filepath.Join(out, "result.md"))
+	if err != nil || !strings.Contains(string(raw), "The 3 held-out tasks") || !strings.Contains(string(raw), fmt.Sprintf("| base | %.3f [", baseExact)) {
+		t.Errorf("result.md: %v\n%s", err, raw)
 	}
 }
 
