@@ -12,7 +12,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"math"
 	"math/rand/v2"
 	"os"
@@ -210,7 +209,7 @@ func Run(ctx context.Context, c Config, models []*lm.Model, sets []*DataSet, out
 		if j.done {
 			p.skip(j)
 			// Of a run that was killed before it could.
-			if err := os.Remove(statePath(out, j.set.Name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			if err := removeState(statePath(out, j.set.Name)); err != nil {
 				return err
 			}
 			continue
@@ -253,7 +252,7 @@ func work(ctx context.Context, c *Config, m *lm.Model, todo <-chan *job, out str
 		if err != nil {
 			return err
 		}
-		if err := os.Remove(state); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := removeState(state); err != nil {
 			return err
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"path/filepath"
 	"time"
 
@@ -70,4 +71,12 @@ func writeState(path string, t *lm.Tuner, r *run) error {
 		return err
 	}
 	return safetensors.WriteFile(path, tensors, map[string]string{stateKey: string(record)})
+}
+
+// removeState removes what a finished data set no longer needs, if it is there.
+func removeState(path string) error {
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
 }

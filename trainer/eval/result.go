@@ -67,16 +67,12 @@ func (k column) means() (exact, nll, option []float64) {
 	return exact, nll, option
 }
 
-func mean(v []float64, items []int) float64 {
+func mean(v []float64) float64 {
 	s := 0.0
-	for _, i := range items {
-		s += v[i] / float64(len(items))
+	for _, x := range v {
+		s += x / float64(len(v))
 	}
 	return s
-}
-
-func interval(v []float64) stats.Interval {
-	return stats.Bootstrap(len(v), func(items []int) float64 { return mean(v, items) })
 }
 
 // columns are a task's cells by method. The best training LoRA is the one of most exact
@@ -171,17 +167,13 @@ func over(list []column) Score {
 // across is the mean of tasks' means, with an interval over tasks or, of one task, records.
 func across(tasks [][]float64) stats.Interval {
 	if len(tasks) == 1 {
-		return interval(tasks[0])
+		return stats.Mean(tasks[0])
 	}
 	var means []float64
 	for _, v := range tasks {
-		all := make([]int, len(v))
-		for i := range all {
-			all[i] = i
-		}
-		means = append(means, mean(v, all))
+		means = append(means, mean(v))
 	}
-	return interval(means)
+	return stats.Mean(means)
 }
 
 // lead is by how much a's exact match exceeds b's, on the records that both were scored on.
@@ -219,20 +211,20 @@ func (r *Result) Markdown(w io.Writer) error {
 	fmt.Fprintf(&b, "| method | exact match | right option | nats an answer | way from mean training to own-task LoRA | lead of generated |\n|---|---|---|---|---|---|\n")
 	for _, m := range r.Methods {
 		s := r.Average[m]
-		exact, option, gap, lead := span(s.Exact, 3), "–", "–", "–"
+		exact, option, gap, lead := s.Exact.Text(3), "–", "–", "–"
 		if s.Deviation > 0 {
 			exact += fmt.Sprintf(" ± %.3f", s.Deviation)
 		}
 		if s.Option != nil {
-			option = span(*s.Option, 3)
+			option = s.Option.Text(3)
 		}
 		if s.Gap != nil {
 			gap = fmt.Sprintf("%.0f %%", 100**s.Gap)
 		}
 		if l, ok := r.Leads[m]; ok {
-			lead = span(l, 3)
+			lead = l.Text(3)
 		}
-		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s | %s |\n", m, exact, option, span(s.NLL, 2), gap, lead)
+		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s | %s |\n", m, exact, option, s.NLL.Text(2), gap, lead)
 	}
 	fmt.Fprintf(&b, "\nIn brackets: 95 %% intervals, over tasks (of one task, over records). ±: deviation over %d draws of prompts.\n\nExact match / nats an answer of each task:\n\n| method |", r.Config.Draws)
 	for _, t := range r.Tasks {
@@ -257,10 +249,6 @@ func (r *Result) Markdown(w io.Writer) error {
 	}
 	_, err := io.WriteString(w, b.String())
 	return err
-}
-
-func span(x stats.Interval, digits int) string {
-	return fmt.Sprintf("%.*f [%.*f, %.*f]", digits, x.Value, digits, x.Low, digits, x.High)
 }
 
 // Write writes result.json, result.md and result.png to a folder.

@@ -60,13 +60,11 @@ func pool(splits []SplitResult) *Pooled {
 	}
 	p.Tasks = len(tasks)
 	mean := func(value func(t eval.TaskResult) float64) stats.Interval {
-		return stats.Bootstrap(len(tasks), func(items []int) float64 {
-			sum := 0.0
-			for _, i := range items {
-				sum += value(tasks[i])
-			}
-			return sum / float64(len(items))
-		})
+		var values []float64
+		for _, t := range tasks {
+			values = append(values, value(t))
+		}
+		return stats.Mean(values)
 	}
 	for _, m := range p.Methods {
 		exact := func(t eval.TaskResult) float64 { return t.Scores[m].Exact.Value }
@@ -91,17 +89,13 @@ func (p *Pooled) markdown(w io.Writer) error {
 		s := p.Scores[m]
 		exact, nll := "–", "–"
 		if s.LeadExact != nil {
-			exact, nll = span(*s.LeadExact, 3), span(*s.LeadNLL, 2)
+			exact, nll = s.LeadExact.Text(3), s.LeadNLL.Text(2)
 		}
-		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s |\n", m, span(s.Exact, 3), span(s.NLL, 2), exact, nll)
+		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s |\n", m, s.Exact.Text(3), s.NLL.Text(2), exact, nll)
 	}
 	b.WriteString("\nIn brackets: 95 % intervals, over tasks.\n\n")
 	_, err := io.WriteString(w, b.String())
 	return err
-}
-
-func span(x stats.Interval, digits int) string {
-	return fmt.Sprintf("%.*f [%.*f, %.*f]", digits, x.Value, digits, x.Low, digits, x.High)
 }
 
 // SplitResult is one split's: its first seed has the rivals' scores, too.

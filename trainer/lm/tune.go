@@ -211,8 +211,8 @@ func (t *Tuner) Step(examples []Example, rate float64) (float64, error) {
 	t.steps++
 	args := append(in.args(), float32(rate), float32(1-math.Pow(optimizer.Beta1, float64(t.steps))), float32(1-math.Pow(optimizer.Beta2, float64(t.steps))))
 	args = t.m.withWeights(args, nil)
-	for _, list := range [][]*tensors.Tensor{t.a, t.b, t.first, t.second} {
-		for _, x := range list {
+	for _, l := range t.lists() {
+		for _, x := range l.tensors {
 			args = append(args, x)
 		}
 	}

@@ -3,6 +3,7 @@
 package stats
 
 import (
+	"fmt"
 	"math"
 	"math/rand/v2"
 	"sort"
@@ -37,6 +38,22 @@ func Bootstrap(n int, statistic func(items []int) float64) Interval {
 	}
 	sort.Float64s(values)
 	return Interval{statistic(all), values[resamples*25/1000], values[resamples*975/1000-1]}
+}
+
+// Mean is that of values, with its interval.
+func Mean(values []float64) Interval {
+	return Bootstrap(len(values), func(items []int) float64 {
+		mean := 0.0
+		for _, i := range items {
+			mean += values[i] / float64(len(items))
+		}
+		return mean
+	})
+}
+
+// Text is the interval as tables have it, with so many decimals.
+func (x Interval) Text(decimals int) string {
+	return fmt.Sprintf("%.*f [%.*f, %.*f]", decimals, x.Value, decimals, x.Low, decimals, x.High)
 }
 
 // Deviation is the sample deviation; 0 of fewer than two values.
