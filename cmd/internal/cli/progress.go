@@ -18,11 +18,12 @@ type Bar struct {
 	total int64
 	bar   *progressbar.ProgressBar // nil if w is no terminal
 	begin time.Time
+	from  int64 // done then, more than a unit where a task goes on
 	last  time.Time
 }
 
 // interval is the time between lines where there is no terminal.
-const interval = 5 * time.Second
+var interval = 5 * time.Second
 
 // Bar returns a bar that is not yet shown.
 func (e *Env) Bar() *Bar {
@@ -40,7 +41,7 @@ func (b *Bar) Set(task string, done, total int64, note string) {
 	}
 	if task != b.task || total != b.total {
 		b.Done()
-		b.task, b.total, b.begin, b.last = task, total, time.Now(), time.Now()
+		b.task, b.total, b.begin, b.from, b.last = task, total, time.Now(), done, time.Now()
 		if terminal(b.w) {
 			b.bar = progressbar.NewOptions64(total,
 				progressbar.OptionSetWriter(b.w),
@@ -64,8 +65,8 @@ func (b *Bar) Set(task string, done, total int64, note string) {
 	}
 	b.last = time.Now()
 	left := ""
-	if done > 0 {
-		left = fmt.Sprintf(", %v left", time.Duration(float64(time.Since(b.begin))*float64(total-done)/float64(done)).Round(time.Second))
+	if made := done - b.from; made > 0 {
+		left = fmt.Sprintf(", %v left", time.Duration(float64(time.Since(b.begin))*float64(total-done)/float64(made)).Round(time.Second))
 	}
 	if note != "" {
 		note = ", " + note
