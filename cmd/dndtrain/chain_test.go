@@ -179,6 +179,13 @@ func TestCollectFitExport(t *testing.T) {
 		t.Errorf("a fit with a joint LoRA: %s, %v", raw, err)
 	}
 
+	started := filepath.Join(dir, "started")
+	clitest.JSON(t, &c, append(collect, "--start", filepath.Join(joint, "all"), "--out", started)...)
+	if raw, err := os.ReadFile(filepath.Join(started, "ayes", "collect.json")); err != nil || !strings.Contains(string(raw), `"start": "`) {
+		t.Errorf("data sets that start from the joint LoRA: %s, %v", raw, err)
+	}
+	clitest.Fails(t, 1, []string{started, "another configuration"}, append(collect, "--out", started)...)
+
 	clitest.OK(t, "export", "--quiet", "--run", run, "--encoder", minilm, "--name", "tiny", "--out", out, "--weights", "f16",
 		"--base-model", "example/tiny", "--architecture", "llama", "--heads", "2", "--kv-heads", "1", "--held-out", "x,y", "--license", "MIT")
 	if _, err := generator.Verify(t.Context(), out, nil); err != nil {
@@ -229,6 +236,10 @@ func TestCollectFitExport(t *testing.T) {
 		}
 	}
 	clitest.Fails(t, 1, []string{"other inputs"}, append(scores, "--seed", "5")...)
+	clitest.JSON(t, &e, append(scores, "--out", filepath.Join(dir, "eval of one row"), "--method", eval.Generated)...)
+	if strings.Join(e.Methods, "; ") != eval.Generated {
+		t.Errorf("eval of one row has %q", e.Methods)
+	}
 
 	// A checkpoint is an adapter that the base answers with.
 	adapter := filepath.Join(dir, "adapter")
@@ -289,8 +300,10 @@ func TestBadTraining(t *testing.T) {
 		{"fit with no encoder there", 1, []string{empty}, []string{"fit", "--data", data, "--layout", layout, "--encoder", empty}},
 		{"collect on too many devices", 2, []string{"--devices"}, []string{"collect", "--base", base, "--data", data, "--devices", "999"}},
 		{"collect without base and with bad sets", 1, []string{"maybes", "nowhere.gguf"}, []string{"collect", "--base", "nowhere.gguf", "--data", data, "--sets", "maybes"}},
+		{"collect from a LoRA that is not there, and a bad set", 1, []string{"nevers", "LoRA to start from", "no LoRA here"}, []string{"collect", "--base", base, "--data", data, "--sets", "nevers", "--start", "no LoRA here"}},
 		{"collect several bad sets", 1, []string{"maybes", "nevers"}, []string{"collect", "--base", base, "--data", data, "--sets", "maybes,ayes,nevers"}},
 		{"eval of nothing", 2, []string{"--records", "--grid"}, []string{"eval", "--base", base, "--generator", empty}},
+		{"eval of an unknown row", 2, []string{"--method", "method \"guessed\"", "joint LoRA"}, []string{"eval", "--base", base, "--generator", empty, "--records", "one.json", "--method", "guessed"}},
 		{"eval of a grid without data", 2, []string{"--data"}, []string{"eval", "--base", base, "--generator", empty, "--grid", write(t, "grid.json", "{}")}},
 		{"eval of two records that are not there", 1, []string{"one.json", "two.json"}, []string{"eval", "--base", base, "--generator", empty, "--records", "one.json,two.json"}},
 		{"experiment without a plan", 2, []string{"--plan"}, []string{"experiment", "--base", base, "--encoder", minilm}},

@@ -27,6 +27,7 @@ func collectCheckpoints(flags *pflag.FlagSet) cli.Run {
 	sets := flags.StringSlice("sets", nil, "names of the data sets to take (default: all)")
 	grid := flags.String("grid", "", "JSON file whose list \"train\" names the data sets to take")
 	joint := flags.String("joint", "", "tune one LoRA of this name on the records of all data sets together: the rival of a generator (see eval)")
+	start := flags.String("start", "", "tune every data set's LoRA from this one: a PEFT folder, generated say, or one that collect wrote (OUT/NAME), of --joint say (default: a new one)")
 	out := flags.String("out", "", "folder for the checkpoints, a folder a data set; those that are there already are kept, one that was stopped goes on")
 	name := flags.String("backend", backend.Auto, "auto, pjrt or cpu")
 	cli.Values(flags, "backend", backend.Auto, backend.PJRT, backend.CPU)
@@ -64,8 +65,12 @@ func collectCheckpoints(flags *pflag.FlagSet) cli.Run {
 		}
 		defer b.Finalize()
 		// What is wrong with one is no reason to keep quiet about the other.
-		list, err := readSets(*data, names)
-		if err := errors.Join(err, lm.Check(*base, b)); err != nil {
+		list, errData := readSets(*data, names)
+		var errStart error
+		if *start != "" {
+			errStart = c.SetStart(*start)
+		}
+		if err := errors.Join(errData, errStart, lm.Check(*base, b)); err != nil {
 			return err
 		}
 		if *joint != "" {

@@ -7,6 +7,7 @@ package collect
 import (
 	"context"
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -44,6 +45,35 @@ type Config struct {
 	MaxTokens int `json:"max_tokens"`
 	// DType is the base's precision, lm.F32 or lm.BF16.
 	DType string `json:"dtype"`
+	// Start is the SHA-256 of the matrices of the LoRA that every data set is tuned from
+	// (SetStart), "" for a new one: A from the seed and B zero.
+	Start string `json:"start,omitempty"`
+	start *lora.Adapter
+}
+
+// SetStart has every data set tuned from a LoRA: an adapter in PEFT's format, or the last
+// checkpoint of a folder that Run wrote for a data set.
+func (c *Config) SetStart(dir string) error {
+	var a *lora.Adapter
+	_, err := os.Stat(filepath.Join(dir, "checkpoints"))
+	if err == nil {
+		a, _, err = Last(dir)
+	} else {
+		a, err = lora.ReadPEFT(dir)
+	}
+	if err != nil {
+		return fmt.Errorf("LoRA to start from: %w", err)
+	}
+	sum := sha256.New()
+	for _, p := range a.Pairs {
+		for _, m := range [][]float32{p.A, p.B} {
+			if err := binary.Write(sum, binary.LittleEndian, m); err != nil {
+				return err
+			}
+		}
+	}
+	c.Start, c.start = hex.EncodeToString(sum.Sum(nil)), a
+	return nil
 }
 
 // Defaults is the recipe of the shipped generator.
@@ -67,6 +97,7 @@ func (c *Config) Validate() error {
 	check(c.Rate > 0 && c.Rate < 1 && c.LateRate > 0 && c.LateRate < 1, "learning rates %v and %v, expected numbers between 0 and 1", c.Rate, c.LateRate)
 	check(c.MaxTokens >= 8 && c.MaxTokens <= 1<<16, "max tokens is %d, expected 8 to %d", c.MaxTokens, 1<<16)
 	check(c.DType == lm.F32 || c.DType == lm.BF16, "dtype is %q, expected %s or %s", c.DType, lm.F32, lm.BF16)
+	check((c.Start != "") == (c.start != nil), "start is %q, and a LoRA to start from is there: %v", c.Start, c.start != nil)
 	return errors.Join(all...)
 }
 
@@ -300,6 +331,14 @@ func prepare(c *Config, m *lm.Model, sets []*DataSet, out string) ([]*job, error
 		}
 		jobs = append(jobs, j)
 	}
+	if a := c.start; a != nil {
+		if a.Base.Rank != c.Rank || a.Base.Alpha != c.Alpha {
+			all = append(all, fmt.Errorf("the LoRA to start from has rank %d and alpha %v, the configuration %d and %v", a.Base.Rank, a.Base.Alpha, c.Rank, c.Alpha))
+		}
+		if err := m.Fits(a); err != nil {
+			all = append(all, fmt.Errorf("the LoRA to start from: %w", err))
+		}
+	}
 	base := m.Config.Base(c.Rank, c.Alpha)
 	if err := base.Validate(); c.Rank > 0 && err != nil {
 		all = append(all, err)
@@ -327,6 +366,11 @@ func one(ctx context.Context, c *Config, m *lm.Model, t *lm.Tuner, j *job, dir, 
 		return err
 	}
 	t.Reset(c.Seed)
+	if c.start != nil {
+		if err := t.Continue(c.start); err != nil {
+			return err
+		}
+	}
 	data, err := s.digest()
 	if err != nil {
 		return err
@@ -465,10 +509,12 @@ func (r *run) same(path string, c *Config, base string, s *DataSet) error {
 	if err != nil {
 		return err
 	}
+	there := r.Config
+	there.start = c.start
 	for _, x := range []struct {
 		what string
 		same bool
-	}{{"configuration", r.Config == *c}, {"base model", r.Base == base}, {"version of the data", r.Data == data}} {
+	}{{"configuration", there == *c}, {"base model", r.Base == base}, {"version of the data", r.Data == data}} {
 		if !x.same {
 			return fmt.Errorf("%s is from another %s: choose another folder, or remove it", path, x.what)
 		}

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/drag-and-drop-lora/dnd/graph/lora"
 	"github.com/drag-and-drop-lora/dnd/graph/safetensors"
 	"github.com/drag-and-drop-lora/dnd/trainer/backend"
 	"github.com/drag-and-drop-lora/dnd/trainer/collect"
@@ -383,4 +384,99 @@ func TestReadDataSet(t *testing.T) {
 			t.Errorf("%s: got %v, want the path and %q in it", name, err, x.want)
 		}
 	}
+}
+
+// Data sets that start from a LoRA start with its loss and have its lora_A, whatever the
+// seed; one that is stopped goes on to the same bytes. Another LoRA is another
+// configuration, one of another shape is refused.
+func TestStart(t *testing.T) {
+	m, c, list, joint := tiny(t, backend.CPU, 1), config(), sets(), filepath.Join(t.TempDir(), "joint")
+	long := c
+	long.Steps, long.Rate = 100, 0.1
+	if err := collect.Run(t.Context(), long, m, []*collect.DataSet{collect.Join("joint", list)}, filepath.Dir(joint), nil); err != nil {
+		t.Fatal(err)
+	}
+	losses := func(c collect.Config, out string) map[string][]float64 {
+		t.Helper()
+		all := map[string][]float64{}
+		if err := collect.Run(t.Context(), c, m, list, out, func(p collect.Progress) { all[p.DataSet] = append(all[p.DataSet], p.Loss) }); err != nil {
+			t.Fatal(err)
+		}
+		return all
+	}
+	fresh, started := losses(c, t.TempDir()), t.TempDir()
+	if err := c.SetStart(joint); err != nil {
+		t.Fatal(err)
+	}
+	c.Seed++
+	for name, x := range losses(c, started) {
+		if !(x[0] < 0.9*fresh[name][0]) {
+			t.Errorf("%s starts with a loss of %v, a new LoRA with %v: expected less than nine tenths", name, x[0], fresh[name][0])
+		}
+		if got, want := adapterOf(t, filepath.Join(started, name)), adapterOf(t, joint); !slices.Equal(got.Pairs[0].A, want.Pairs[0].A) || slices.Equal(got.Pairs[0].B, want.Pairs[0].B) {
+			t.Errorf("%s: lora_A changed, or lora_B did not", name)
+		}
+	}
+
+	out := t.TempDir()
+	ctx, cancel := context.WithCancel(t.Context())
+	if err := collect.Run(ctx, c, m, list, out, func(p collect.Progress) {
+		if p.Step == 2 {
+			cancel()
+		}
+	}); !errors.Is(err, context.Canceled) {
+		t.Fatal(err)
+	}
+	other := c
+	if err := other.SetStart(filepath.Join(started, "two")); err != nil {
+		t.Fatal(err)
+	}
+	for _, dir := range []string{out, started} {
+		if err := collect.Run(t.Context(), other, m, list, dir, nil); err == nil || !strings.Contains(err.Error(), "another configuration") {
+			t.Errorf("from another LoRA: %v", err)
+		}
+	}
+	if err := collect.Run(t.Context(), c, m, list, out, nil); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := contents(t, out), contents(t, started); !maps.EqualFunc(got, want, bytes.Equal) {
+		t.Error("a run that was stopped comes to other bytes")
+	}
+
+	c.Rank, c.DType = 3, "f8"
+	if err := collect.Run(t.Context(), c, m, list, t.TempDir(), nil); err == nil || !strings.Contains(err.Error(), "start from has rank 2") || !strings.Contains(err.Error(), "f8") {
+		t.Errorf("a LoRA of another rank: %v", err)
+	}
+	// The same LoRA as an adapter is the same start.
+	c = config()
+	c.Seed++
+	a := adapterOf(t, joint)
+	peft := filepath.Join(t.TempDir(), "adapter")
+	if err := lora.Write(peft, a, lora.Options{Format: lora.PEFT}); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.SetStart(peft); err != nil {
+		t.Fatal(err)
+	}
+	if err := collect.Run(t.Context(), c, m, list, started, func(p collect.Progress) {
+		if !p.Skipped {
+			t.Error("the same LoRA as an adapter makes another step")
+		}
+	}); err != nil {
+		t.Error(err)
+	}
+	for _, bad := range []string{filepath.Join(out, "nowhere"), out} {
+		if err := c.SetStart(bad); err == nil || !strings.Contains(err.Error(), "LoRA to start from") {
+			t.Errorf("%s: %v", bad, err)
+		}
+	}
+}
+
+func adapterOf(t *testing.T, dir string) *lora.Adapter {
+	t.Helper()
+	a, _, err := collect.Last(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a
 }

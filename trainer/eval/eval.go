@@ -108,7 +108,7 @@ func (c *Config) Validate() error {
 	}
 	for _, m := range c.Methods {
 		if !slices.Contains(Methods, m) {
-			all = append(all, fmt.Errorf("method %q, expected one of %q", m, Methods))
+			all = append(all, fmt.Errorf("method %q (--method), expected one of %q", m, Methods))
 		}
 	}
 	return errors.Join(all...)

@@ -269,22 +269,33 @@ func pick(states, positions *graph.Node, t int) *graph.Node {
 	return graph.Gather(states, graph.Reshape(graph.Add(positions, start), b*p, 1))
 }
 
+// Fits is an error for an adapter whose modules are not the model's.
+func (m *Model) Fits(a *lora.Adapter) error {
+	want := m.Config.Base(a.Base.Rank, a.Base.Alpha).Targets
+	if len(a.Base.Targets) != len(want) {
+		return fmt.Errorf("lm: the adapter has %d modules, the model %d", len(a.Base.Targets), len(want))
+	}
+	for i, t := range want {
+		if a.Base.Targets[i] != t {
+			return fmt.Errorf("lm: the adapter has module %+v where the model has %+v", a.Base.Targets[i], t)
+		}
+	}
+	return nil
+}
+
 // adapterArgs are an adapter's matrices as arguments; for nil, zeros of rank 1.
 func (m *Model) adapterArgs(a *lora.Adapter) (args []*tensors.Tensor, scale float64, err error) {
 	base := m.Config.Base(1, 1)
 	if a != nil {
-		base = m.Config.Base(a.Base.Rank, a.Base.Alpha)
-		if len(a.Base.Targets) != len(base.Targets) {
-			return nil, 0, fmt.Errorf("lm: the adapter has %d modules, the model %d", len(a.Base.Targets), len(base.Targets))
+		if err := m.Fits(a); err != nil {
+			return nil, 0, err
 		}
+		base = a.Base
 	}
 	var second []*tensors.Tensor
 	for i, t := range base.Targets {
 		x, y := make([]float32, base.Rank*t.In), make([]float32, base.Rank*t.Out)
 		if a != nil {
-			if a.Base.Targets[i] != t {
-				return nil, 0, fmt.Errorf("lm: the adapter has module %+v where the model has %+v", a.Base.Targets[i], t)
-			}
 			x, y = a.Pairs[i].A, a.Pairs[i].B
 		}
 		args = append(args, tensors.FromFlatDataAndDimensions(x, base.Rank, t.In))

@@ -187,6 +187,21 @@ func (t *Tuner) Reset(seed int64) {
 	t.steps = 0
 }
 
+// Continue starts from an adapter of the tuner's rank and alpha, in place of Reset's LoRA.
+func (t *Tuner) Continue(a *lora.Adapter) error {
+	if a.Base.Rank != t.base.Rank || a.Base.Alpha != t.base.Alpha {
+		return fmt.Errorf("lm: the adapter has rank %d and alpha %v, expected %d and %v", a.Base.Rank, a.Base.Alpha, t.base.Rank, t.base.Alpha)
+	}
+	args, _, err := t.m.adapterArgs(a)
+	if err != nil {
+		return err
+	}
+	t.Reset(0)
+	free(t.a, t.b)
+	t.a, t.b = args[:len(t.a)], args[len(t.a):]
+	return nil
+}
+
 func (t *Tuner) free() {
 	free(t.a, t.b, t.first, t.second)
 	t.a, t.b, t.first, t.second = nil, nil, nil, nil
