@@ -115,14 +115,7 @@ func checkTarget(dir string, replace bool) error {
 
 // writeManifest writes generator.json.
 func writeManifest(dir string, m *Manifest) error {
-	raw, err := json.MarshalIndent(m, "", "  ")
-	if err != nil {
-		return fmt.Errorf("%s: %w", ManifestName, err)
-	}
-	return atomicfile.Write(filepath.Join(dir, ManifestName), func(w io.Writer) error {
-		_, err := w.Write(append(raw, '\n'))
-		return err
-	})
+	return atomicfile.Write(filepath.Join(dir, ManifestName), atomicfile.JSON(m))
 }
 
 // describeEncoder opens the weights of an encoder and makes its part of the manifest. e

@@ -10,7 +10,6 @@ package merge
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"math"
@@ -199,12 +198,5 @@ func (m *merger) copy(w io.Writer, bytes int64, read func(off int64, p []byte) e
 // finish writes the report into the folder.
 func (m *merger) finish(dir string) error {
 	m.report.Lost = part(math.Sqrt(m.squares[0]), math.Sqrt(m.squares[1]))
-	text, err := json.MarshalIndent(m.report, "", "  ")
-	if err != nil {
-		return err
-	}
-	return atomicfile.Write(filepath.Join(dir, ReportName), func(w io.Writer) error {
-		_, err := w.Write(append(text, '\n'))
-		return err
-	})
+	return atomicfile.Write(filepath.Join(dir, ReportName), atomicfile.JSON(m.report))
 }

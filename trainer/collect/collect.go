@@ -422,10 +422,10 @@ func one(ctx context.Context, c *Config, m *lm.Model, t *lm.Tuner, j *job, dir, 
 		prompts[i] = map[string]string{"prompt": record.Prompt}
 	}
 	r.Seconds = before + time.Since(started).Seconds()
-	if err := writeJSON(filepath.Join(dir, "prompts.json"), prompts); err != nil {
+	if err := atomicfile.Write(filepath.Join(dir, "prompts.json"), atomicfile.JSON(prompts)); err != nil {
 		return err
 	}
-	return writeJSON(filepath.Join(dir, runName), r)
+	return atomicfile.Write(filepath.Join(dir, runName), atomicfile.JSON(r))
 }
 
 // Batches are the numbers of the examples, of n, of each step: all in random order, then
@@ -520,15 +520,4 @@ func (r *run) same(path string, c *Config, base string, s *DataSet) error {
 		}
 	}
 	return nil
-}
-
-func writeJSON(path string, v any) error {
-	raw, err := json.MarshalIndent(v, "", " ")
-	if err != nil {
-		return err
-	}
-	return atomicfile.Write(path, func(w io.Writer) error {
-		_, err := w.Write(append(raw, '\n'))
-		return err
-	})
 }

@@ -1,7 +1,6 @@
 package eval
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"path/filepath"
@@ -254,13 +253,9 @@ func (r *Result) Markdown(w io.Writer) error {
 // Write writes result.json, result.md and result.png to a folder.
 func (r *Result) Write(dir string) error {
 	for name, write := range map[string]func(io.Writer) error{
-		"result.md":  r.Markdown,
-		"result.png": r.Plot,
-		"result.json": func(w io.Writer) error {
-			e := json.NewEncoder(w)
-			e.SetIndent("", "  ")
-			return e.Encode(r)
-		},
+		"result.md":   r.Markdown,
+		"result.png":  r.Plot,
+		"result.json": atomicfile.JSON(r),
 	} {
 		if err := atomicfile.Write(filepath.Join(dir, name), write); err != nil {
 			return err

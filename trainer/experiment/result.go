@@ -1,7 +1,6 @@
 package experiment
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"path/filepath"
@@ -113,11 +112,7 @@ type SeedResult struct {
 
 // write writes result.json and result.md.
 func (r *Result) write(dir string) error {
-	raw, err := json.MarshalIndent(r, "", "  ")
-	if err != nil {
-		return err
-	}
-	if err := atomicfile.Write(filepath.Join(dir, "result.json"), func(w io.Writer) error { _, err := w.Write(append(raw, '\n')); return err }); err != nil {
+	if err := atomicfile.Write(filepath.Join(dir, "result.json"), atomicfile.JSON(r)); err != nil {
 		return err
 	}
 	return atomicfile.Write(filepath.Join(dir, "result.md"), r.Markdown)

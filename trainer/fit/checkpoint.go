@@ -87,7 +87,7 @@ func open(dir string, c *Config, d *Data) (*folder, error) {
 		if err := r.standardise(c, d); err != nil {
 			return nil, err
 		}
-		if err := writeJSON(filepath.Join(dir, recordName), r.record); err != nil {
+		if err := atomicfile.Write(filepath.Join(dir, recordName), atomicfile.JSON(r.record)); err != nil {
 			return nil, err
 		}
 	case err != nil:
@@ -301,17 +301,6 @@ func Fitted(dir string) (*Record, []safetensors.Tensor, int, error) {
 		add(list[len(list)-1], s.Offset)
 	}
 	return record, out, r.step, nil
-}
-
-func writeJSON(path string, v any) error {
-	raw, err := json.MarshalIndent(v, "", "  ")
-	if err != nil {
-		return err
-	}
-	return atomicfile.Write(path, func(w io.Writer) error {
-		_, err := w.Write(append(raw, '\n'))
-		return err
-	})
 }
 
 func writeStandard(path string, s *Standard, shape [3]int) error {

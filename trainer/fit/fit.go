@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/drag-and-drop-lora/dnd/graph/atomicfile"
 	"github.com/drag-and-drop-lora/dnd/graph/generator"
 	"github.com/drag-and-drop-lora/dnd/trainer/backend"
 )
@@ -78,7 +79,7 @@ func Run(ctx context.Context, c Config, d *Data, r Resources, dir string, report
 	if err != nil {
 		return nil, err
 	}
-	if err := writeJSON(filepath.Join(dir, coverageName), coverage); err != nil {
+	if err := atomicfile.Write(filepath.Join(dir, coverageName), atomicfile.JSON(coverage)); err != nil {
 		return nil, err
 	}
 	if onAnswers != nil {

@@ -2,7 +2,6 @@ package science
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"path/filepath"
@@ -93,15 +92,11 @@ func Ablate(ctx context.Context, c Config, names []string, encoderDir, out strin
 		if report != nil {
 			report(Progress{Stage: x.name, Note: fmt.Sprintf("exact match %.3f, in unseen wording %.3f, %.2f nats", a.Exact.Value, a.Unseen.Value, a.NLL.Value)})
 		}
-		raw, err := json.MarshalIndent(map[string]any{"device": b.Device, "config": c, "ablations": list}, "", " ")
-		if err != nil {
-			return nil, err
-		}
 		for _, f := range []struct {
 			name string
 			fill func(io.Writer) error
 		}{
-			{"ablations.json", func(w io.Writer) error { _, err := w.Write(append(raw, '\n')); return err }},
+			{"ablations.json", atomicfile.JSON(map[string]any{"device": b.Device, "config": c, "ablations": list})},
 			{"ablations.md", func(w io.Writer) error { return AblationTable(w, list) }},
 			{"ablations.png", func(w io.Writer) error { return plotSizes(w, list) }},
 		} {

@@ -1,7 +1,6 @@
 package science
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"path/filepath"
@@ -112,15 +111,11 @@ func stagesDir(out string) string { return filepath.Join(out, "stages") }
 
 // write writes result.json, result.md and result.png.
 func (r *Result) write(out string) error {
-	raw, err := json.MarshalIndent(r, "", " ")
-	if err != nil {
-		return err
-	}
 	for _, f := range []struct {
 		name string
 		fill func(io.Writer) error
 	}{
-		{"result.json", func(w io.Writer) error { _, err := w.Write(append(raw, '\n')); return err }},
+		{"result.json", atomicfile.JSON(r)},
 		{"result.md", r.Markdown},
 		{"result.png", r.plot},
 	} {
