@@ -16,6 +16,7 @@ import (
 
 	"github.com/gomlx/compute"
 	"github.com/gomlx/compute/gobackend"
+	"github.com/gomlx/gomlx/core/tensors"
 	"k8s.io/klog/v2"
 )
 
@@ -103,4 +104,14 @@ func RoundUp(n int) int {
 		step *= 2
 	}
 	return (n + step - 1) / step * step
+}
+
+// Free gives tensors' memory back at once, the device's and the host's: until the garbage
+// collector does, several steps' states would be held.
+func Free(lists ...[]*tensors.Tensor) {
+	for _, list := range lists {
+		for _, x := range list {
+			x.MustFinalizeAll()
+		}
+	}
 }

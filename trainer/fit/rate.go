@@ -204,7 +204,7 @@ func (p *piece) time(b backend.Backend, dtype string) (float64, error) {
 	defer exec.Finalize()
 	x := ramp(p.shape[:]...)
 	w := ramp(p.out, p.shape[p.axis], p.k, p.k)
-	defer free([]*tensors.Tensor{x, w})
+	defer backend.Free([]*tensors.Tensor{x, w})
 	shortest := math.Inf(1)
 	for range 1 + timings { // the first one compiles
 		begin := time.Now()
@@ -214,7 +214,7 @@ func (p *piece) time(b backend.Backend, dtype string) (float64, error) {
 		}
 		tensors.ToScalar[float32](out[0]) // waits for the result
 		shortest = min(shortest, time.Since(begin).Seconds())
-		free(out)
+		backend.Free(out)
 	}
 	return shortest, nil
 }

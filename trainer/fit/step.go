@@ -85,7 +85,7 @@ func distribute(e *graph.Exec, devices, split int) error {
 }
 
 func (s *stepper) close() {
-	free(s.weight)
+	backend.Free(s.weight)
 	for _, e := range []*graph.Exec{s.gradients, s.task, s.update} {
 		if e != nil {
 			e.Finalize()
@@ -245,13 +245,13 @@ func (s *stepper) part(i, j int, in fed, states []*state, sums [][]*tensors.Tens
 	for _, x := range in.shards {
 		own = append(own, x.tensors()...)
 	}
-	free(own)
-	free(sums...)
+	backend.Free(own)
+	backend.Free(sums...)
 	for k, to := range []*float64{&share.total, &share.weights, &share.answers} {
 		*to = float64(tensors.ToScalar[float32](out[0][k]))
 	}
 	for d := range out {
-		free(out[d][:3])
+		backend.Free(out[d][:3])
 		next = append(next, out[d][3:])
 	}
 	return share, next, nil
@@ -273,13 +273,13 @@ func (s *stepper) finish(i int, grads [][]*tensors.Tensor, states []*state) (nor
 	if err != nil {
 		return 0, fmt.Errorf("fit: step %d: %w", i+1, err)
 	}
-	free(grads...)
+	backend.Free(grads...)
 	norm = float64(tensors.ToScalar[float32](out[0][0]))
 	for d, list := range out {
-		free(list[:1])
+		backend.Free(list[:1])
 		list = list[1:]
 		for _, p := range states[d].parts(c) {
-			free(*p.list)
+			backend.Free(*p.list)
 			*p.list, list = list[:s.n], list[s.n:]
 		}
 	}
@@ -309,14 +309,4 @@ func appendAll(args []any, list []*tensors.Tensor) []any {
 		args = append(args, x)
 	}
 	return args
-}
-
-// free gives device and host memory back at once: waiting for the garbage collector
-// would hold several steps' states.
-func free(lists ...[]*tensors.Tensor) {
-	for _, list := range lists {
-		for _, x := range list {
-			x.MustFinalizeAll()
-		}
-	}
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/gomlx/gomlx/core/tensors"
 
 	"github.com/drag-and-drop-lora/dnd/graph/lora"
+	"github.com/drag-and-drop-lora/dnd/trainer/backend"
 	"github.com/drag-and-drop-lora/dnd/trainer/lm"
 	"github.com/drag-and-drop-lora/dnd/trainer/model"
 )
@@ -86,7 +87,7 @@ func (a *answers) place(st *Standard, devices int) error {
 	return nil
 }
 
-func (a *answers) close() { free(a.own) }
+func (a *answers) close() { backend.Free(a.own) }
 
 // batch are a shard's records as arguments of the graph: ids, positions, labels and their
 // weight, Config.Task.Records rows an item.

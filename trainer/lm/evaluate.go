@@ -9,6 +9,7 @@ import (
 	"github.com/gomlx/gomlx/core/tensors"
 
 	"github.com/drag-and-drop-lora/dnd/graph/lora"
+	"github.com/drag-and-drop-lora/dnd/trainer/backend"
 )
 
 // Score is how well a model answers examples.
@@ -96,7 +97,7 @@ func (m *Model) Choices(ctx context.Context, list []Choice, a *lora.Adapter) ([]
 	if err != nil {
 		return nil, err
 	}
-	defer free(adapter)
+	defer backend.Free(adapter)
 	if m.score == nil {
 		if m.score, err = m.exec(func(in []*graph.Node) []*graph.Node {
 			w, a, b := m.split(in, 6)
@@ -136,7 +137,7 @@ func (m *Model) Choices(ctx context.Context, list []Choice, a *lora.Adapter) ([]
 		if err != nil {
 			return nil, err
 		}
-		free(out)
+		backend.Free(out)
 		for i, c := range group {
 			var each []Outcome
 			label := i * in.answers

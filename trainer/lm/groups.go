@@ -12,6 +12,7 @@ import (
 
 	"github.com/drag-and-drop-lora/dnd/graph/lora"
 	"github.com/drag-and-drop-lora/dnd/trainer/adamw"
+	"github.com/drag-and-drop-lora/dnd/trainer/backend"
 )
 
 // GroupTuner tunes the LoRAs of many data sets in one batch, for bases so small that one
@@ -108,7 +109,7 @@ func zeros(dims ...int) *tensors.Tensor {
 }
 
 func (t *GroupTuner) free() {
-	free(t.a, t.b, t.first, t.second)
+	backend.Free(t.a, t.b, t.first, t.second)
 	t.a, t.b, t.first, t.second = nil, nil, nil, nil
 }
 
@@ -135,7 +136,7 @@ func (t *GroupTuner) Continue(adapters []*lora.Adapter) error {
 			}
 			b = append(b, a.Pairs[i].B...)
 		}
-		free(t.b[i : i+1])
+		backend.Free(t.b[i : i+1])
 		t.b[i] = tensors.FromFlatDataAndDimensions(b, t.groups, target.Out, t.base.Rank)
 	}
 	return nil
@@ -170,10 +171,10 @@ func (t *GroupTuner) Step(examples []Example, rate float64) (float64, error) {
 	k := len(t.first)
 	params := out[1 : 1+k]
 	if t.trainA {
-		free(t.a)
+		backend.Free(t.a)
 		t.a, params = params[:len(t.a)], params[len(t.a):]
 	}
-	free(t.b, t.first, t.second)
+	backend.Free(t.b, t.first, t.second)
 	t.b, t.first, t.second = params, out[1+k:1+2*k], out[1+2*k:]
 	return finiteLoss(out[0], t.steps)
 }

@@ -325,7 +325,7 @@ func (m *Model) Answers(ctx context.Context, prompts []string, a *lora.Adapter, 
 	if err != nil {
 		return nil, err
 	}
-	defer free(adapter)
+	defer backend.Free(adapter)
 	if m.answer == nil {
 		if m.answer, err = m.newAnswer(); err != nil {
 			return nil, err
@@ -359,7 +359,7 @@ func (m *Model) Answers(ctx context.Context, prompts []string, a *lora.Adapter, 
 		if err != nil {
 			return nil, err
 		}
-		free(out)
+		backend.Free(out)
 		for i := range texts {
 			if len(texts[i]) == starts[i] || texts[i][len(texts[i])-1] != end {
 				texts[i] = append(texts[i], next[i])
@@ -413,11 +413,3 @@ func scaled(list []*graph.Node, by *graph.Node) []*graph.Node {
 
 // bucket rounds a length up to one of few, from 8 on.
 func bucket(n int) int { return 8 * backend.RoundUp((n+7)/8) }
-
-func free(lists ...[]*tensors.Tensor) {
-	for _, list := range lists {
-		for _, x := range list {
-			x.MustFinalizeAll()
-		}
-	}
-}

@@ -53,17 +53,17 @@ func (m *Model) Replace(f *safetensors.File) error {
 	for i, name := range m.names {
 		v, err := f.Float32s(name)
 		if err != nil {
-			free(weights)
+			backend.Free(weights)
 			return fmt.Errorf("lm: %w", err)
 		}
 		shape := m.weights[i].Shape()
 		if len(v) != shape.Size() {
-			free(weights)
+			backend.Free(weights)
 			return fmt.Errorf("lm: tensor %s has %d values, expected shape %v", name, len(v), shape.Dimensions)
 		}
 		weights = append(weights, tensors.FromFlatDataAndDimensions(v, shape.Dimensions...))
 	}
-	free(m.weights)
+	backend.Free(m.weights)
 	m.weights = weights
 	return nil
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/gomlx/gomlx/core/tensors"
 
 	"github.com/drag-and-drop-lora/dnd/graph/lora"
+	"github.com/drag-and-drop-lora/dnd/trainer/backend"
 )
 
 // Scorer scores groups of examples with an adapter for each group. It is compiled once,
@@ -100,14 +101,14 @@ func (s *Scorer) batch(pieces []piece, groups [][]Example, adapters []*lora.Adap
 	if err != nil {
 		return err
 	}
-	defer free(a, b)
+	defer backend.Free(a, b)
 	batch := in.args()[:3]
 	args := s.m.withWeights(append(batch[:3:3], float32(scale)), append(append([]*tensors.Tensor{}, a...), b...))
 	out, err := s.m.call(s.exec, args)
 	if err != nil {
 		return fmt.Errorf("lm: score: %w", err)
 	}
-	defer free(out)
+	defer backend.Free(out)
 	for _, x := range batch {
 		x.(*tensors.Tensor).MustFinalizeAll()
 	}
@@ -140,7 +141,7 @@ func (s *Scorer) matrices(pieces []piece, adapters []*lora.Adapter) (a, b []*ten
 			}
 			adapter := adapters[p.group]
 			if len(adapter.Pairs) != len(base.Targets) || len(adapter.Pairs[i].A) != n || len(adapter.Pairs[i].B) != k {
-				free(a, b)
+				backend.Free(a, b)
 				return nil, nil, 0, fmt.Errorf("lm: adapter %d has another shape than rank %d of module %s", p.group+1, s.rank, t.Name)
 			}
 			scale = adapter.Base.Alpha / float64(s.rank)

@@ -9,6 +9,7 @@ import (
 	"github.com/gomlx/gomlx/core/tensors"
 
 	"github.com/drag-and-drop-lora/dnd/trainer/adamw"
+	"github.com/drag-and-drop-lora/dnd/trainer/backend"
 )
 
 // Size is the padded shape of a batch's rows: tokens of a text, tokens of an answer. One
@@ -69,7 +70,7 @@ func masked(nll, valid *graph.Node) *graph.Node {
 
 // Close frees the optimizer's state; the model keeps its trained weights.
 func (t *Trainer) Close() {
-	free(t.first, t.second)
+	backend.Free(t.first, t.second)
 	t.exec.Finalize()
 }
 
@@ -91,7 +92,7 @@ func (t *Trainer) Step(examples []Example, rate float64) (float64, error) {
 		return 0, fmt.Errorf("lm: training step %d: %w", t.steps, err)
 	}
 	k := len(t.first)
-	free(t.m.weights, t.first, t.second)
+	backend.Free(t.m.weights, t.first, t.second)
 	t.m.weights, t.first, t.second = out[1:1+k], out[1+k:1+2*k], out[1+2*k:]
 	return finiteLoss(out[0], t.steps)
 }
@@ -99,7 +100,7 @@ func (t *Trainer) Step(examples []Example, rate float64) (float64, error) {
 // finiteLoss reads a loss and frees it.
 func finiteLoss(x *tensors.Tensor, step int) (float64, error) {
 	loss := float64(tensors.ToScalar[float32](x))
-	free([]*tensors.Tensor{x})
+	backend.Free([]*tensors.Tensor{x})
 	if math.IsNaN(loss) || math.IsInf(loss, 0) {
 		return 0, fmt.Errorf("lm: the loss is %v at step %d: lower the learning rate", loss, step)
 	}

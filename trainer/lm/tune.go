@@ -13,6 +13,7 @@ import (
 	"github.com/drag-and-drop-lora/dnd/graph/lora"
 	"github.com/drag-and-drop-lora/dnd/graph/safetensors"
 	"github.com/drag-and-drop-lora/dnd/trainer/adamw"
+	"github.com/drag-and-drop-lora/dnd/trainer/backend"
 )
 
 // Example is a tokenised prompt with its answer.
@@ -197,13 +198,13 @@ func (t *Tuner) Continue(a *lora.Adapter) error {
 		return err
 	}
 	t.Reset(0)
-	free(t.a, t.b)
+	backend.Free(t.a, t.b)
 	t.a, t.b = args[:len(t.a)], args[len(t.a):]
 	return nil
 }
 
 func (t *Tuner) free() {
-	free(t.a, t.b, t.first, t.second)
+	backend.Free(t.a, t.b, t.first, t.second)
 	t.a, t.b, t.first, t.second = nil, nil, nil, nil
 }
 
@@ -238,13 +239,13 @@ func (t *Tuner) Step(examples []Example, rate float64) (float64, error) {
 	trained := len(t.first)
 	params := out[1 : 1+trained]
 	if t.trainA {
-		free(t.a)
+		backend.Free(t.a)
 		t.a, params = params[:len(t.a)], params[len(t.a):]
 	}
-	free(t.b, t.first, t.second)
+	backend.Free(t.b, t.first, t.second)
 	t.b, t.first, t.second = params, out[1+trained:1+2*trained], out[1+2*trained:]
 	loss := float64(tensors.ToScalar[float32](out[0]))
-	free(out[:1])
+	backend.Free(out[:1])
 	if math.IsNaN(loss) || math.IsInf(loss, 0) {
 		return 0, fmt.Errorf("lm: the loss is %v at step %d: lower the learning rate", loss, t.steps)
 	}
@@ -288,7 +289,7 @@ func (t *Tuner) Restore(f *safetensors.File, steps int) error {
 				return err
 			}
 			l.tensors[i] = tensors.FromFlatDataAndDimensions(v, x.Shape().Dimensions...)
-			free([]*tensors.Tensor{x})
+			backend.Free([]*tensors.Tensor{x})
 		}
 	}
 	t.steps = steps

@@ -159,7 +159,7 @@ func (g *network) fit(ctx context.Context, x *material, loss string, pick func(*
 			state = append(state, tensors.FromFlatDataAndDimensions(slices.Clone(v), tensor.Shape...))
 		}
 	}
-	defer func() { free(state) }()
+	defer func() { backend.Free(state) }()
 
 	constants := []*tensors.Tensor{tensors.FromFlatDataAndDimensions(std.weight, 1, t, 1, 1), tensors.FromFlatDataAndDimensions(std.scale, 1, t, 1, 1),
 		tensors.FromFlatDataAndDimensions(std.offset, 1, t, h, w)}
@@ -167,7 +167,7 @@ func (g *network) fit(ctx context.Context, x *material, loss string, pick func(*
 	for i, target := range g.layout.Base().Targets {
 		a = append(a, tensors.FromFlatDataAndDimensions(x.loras.last()[0].Pairs[i].A, g.layout.Base().Rank, target.In))
 	}
-	defer func() { free(constants, a) }()
+	defer func() { backend.Free(constants, a) }()
 
 	weightSteps, taskSteps := c.WeightSteps, c.TaskSteps
 	switch loss {
@@ -231,10 +231,10 @@ func (g *network) fit(ctx context.Context, x *material, loss string, pick func(*
 		if err != nil {
 			return fmt.Errorf("science: step %d of the generator: %w", i+1, err)
 		}
-		free(state, fresh)
+		backend.Free(state, fresh)
 		state = out[2:]
 		onWeights, onAnswers := float64(tensors.ToScalar[float32](out[0])), float64(tensors.ToScalar[float32](out[1]))
-		free(out[:2])
+		backend.Free(out[:2])
 		if v := onWeights + onAnswers; math.IsNaN(v) || math.IsInf(v, 0) {
 			return fmt.Errorf("science: the generator's loss is %v at step %d: lower its learning rate", v, i+1)
 		}
@@ -271,7 +271,7 @@ func (g *network) generate(f *fitted, list [][]float32) ([]*lora.Adapter, error)
 	for i, t := range g.list {
 		params = append(params, tensors.FromFlatDataAndDimensions(f.params[i], t.Shape...))
 	}
-	defer func() { free(params) }()
+	defer func() { backend.Free(params) }()
 	var adapters []*lora.Adapter
 	for from := 0; from < len(list); from += forwardItems {
 		some, err := g.some(f, params, list[from:min(from+forwardItems, len(list))])
@@ -301,7 +301,7 @@ func (g *network) some(f *fitted, params []*tensors.Tensor, list [][]float32) ([
 	if err != nil {
 		return nil, fmt.Errorf("science: generate: %w", err)
 	}
-	defer free(out)
+	defer backend.Free(out)
 	tokens, err := tensors.CopyFlatData[float32](out[0])
 	if err != nil {
 		return nil, err
@@ -360,12 +360,4 @@ func (g *network) read(f *safetensors.File) (*fitted, error) {
 	}
 	out.standard.offset, err = f.Float32s("output.offset")
 	return out, err
-}
-
-func free(lists ...[]*tensors.Tensor) {
-	for _, list := range lists {
-		for _, x := range list {
-			x.MustFinalizeAll()
-		}
-	}
 }
