@@ -3,8 +3,6 @@ package lm
 import (
 	"errors"
 	"fmt"
-	"math"
-	"math/rand/v2"
 	"slices"
 
 	"github.com/gomlx/gomlx/core/graph"
@@ -112,23 +110,14 @@ func (n *network) losses(ids, positions, labels *graph.Node, p *packed) (nll, lo
 
 // Tuner fits one LoRA at a time to a frozen model: answer-only loss, AdamW without
 // decay, gradients clipped to norm 1. The step is compiled once for all data sets.
-type Tuner struct {
-	m      *Model
-	exec   *graph.Exec
-	base   lora.Base
-	trainA bool
-
-	a, b          []*tensors.Tensor
-	first, second []*tensors.Tensor // moments of what is trained: A, if it is, then B
-	steps         int
-}
+type Tuner struct{ loras }
 
 var optimizer = adamw.Config{Beta1: 0.9, Beta2: 0.99, Epsilon: 1e-8, Clip: 1}
 
 // NewTuner prepares LoRA of a rank and alpha. With trainA false, A keeps its first
 // values and only B is tuned.
 func (m *Model) NewTuner(rank int, alpha float64, trainA bool) (*Tuner, error) {
-	t := &Tuner{m: m, base: m.Config.Base(rank, alpha), trainA: trainA}
+	t := &Tuner{loras{m: m, optimizer: optimizer, base: m.Config.Base(rank, alpha), trainA: trainA}}
 	if err := t.base.Validate(); err != nil {
 		return nil, err
 	}
@@ -159,39 +148,12 @@ func (m *Model) NewTuner(rank int, alpha float64, trainA bool) (*Tuner, error) {
 
 // Reset starts a new LoRA as PEFT does: A uniform in ±1/√in, from the seed alone, and B
 // zero. All data sets of one seed share their A.
-func (t *Tuner) Reset(seed int64) {
-	t.free()
-	rng := rand.New(rand.NewPCG(uint64(seed), 0xA))
-	zeros := func(dims ...int) *tensors.Tensor {
-		return tensors.FromFlatDataAndDimensions(make([]float32, dims[0]*dims[1]), dims...)
-	}
-	r := t.base.Rank
-	for _, target := range t.base.Targets {
-		x := make([]float32, r*target.In)
-		bound := 1 / math.Sqrt(float64(target.In))
-		for i := range x {
-			x[i] = float32((2*rng.Float64() - 1) * bound)
-		}
-		t.a = append(t.a, tensors.FromFlatDataAndDimensions(x, r, target.In))
-		t.b = append(t.b, zeros(target.Out, r))
-	}
-	for _, list := range []*[]*tensors.Tensor{&t.first, &t.second} {
-		if t.trainA {
-			for _, target := range t.base.Targets {
-				*list = append(*list, zeros(r, target.In))
-			}
-		}
-		for _, target := range t.base.Targets {
-			*list = append(*list, zeros(target.Out, r))
-		}
-	}
-	t.steps = 0
-}
+func (t *Tuner) Reset(seed int64) { t.reset(seed) }
 
 // Continue starts from an adapter of the tuner's rank and alpha, in place of Reset's LoRA.
 func (t *Tuner) Continue(a *lora.Adapter) error {
-	if a.Base.Rank != t.base.Rank || a.Base.Alpha != t.base.Alpha {
-		return fmt.Errorf("lm: the adapter has rank %d and alpha %v, expected %d and %v", a.Base.Rank, a.Base.Alpha, t.base.Rank, t.base.Alpha)
+	if err := t.fits(a); err != nil {
+		return err
 	}
 	args, _, err := t.m.adapterArgs(a)
 	if err != nil {
@@ -203,67 +165,15 @@ func (t *Tuner) Continue(a *lora.Adapter) error {
 	return nil
 }
 
-func (t *Tuner) free() {
-	backend.Free(t.a, t.b, t.first, t.second)
-	t.a, t.b, t.first, t.second = nil, nil, nil, nil
-}
-
-// Close frees the LoRA's memory.
-func (t *Tuner) Close() {
-	t.free()
-	t.exec.Finalize()
-}
-
 // Step makes one step on examples and returns their mean loss a token.
 func (t *Tuner) Step(examples []Example, rate float64) (float64, error) {
-	if t.a == nil {
-		return 0, errors.New("lm: a step before Reset")
-	}
 	size := SizeOf(examples)
 	in, err := paddedBatch(examples, size.Length, size.Answers)
 	if err != nil {
 		return 0, err
 	}
-	t.steps++
-	args := append(in.args(), float32(rate), float32(1-math.Pow(optimizer.Beta1, float64(t.steps))), float32(1-math.Pow(optimizer.Beta2, float64(t.steps))))
-	args = t.m.withWeights(args, nil)
-	for _, l := range t.lists() {
-		for _, x := range l.tensors {
-			args = append(args, x)
-		}
-	}
-	out, err := t.m.call(t.exec, args)
-	if err != nil {
-		return 0, fmt.Errorf("lm: tuning step %d: %w", t.steps, err)
-	}
-	trained := len(t.first)
-	params := out[1 : 1+trained]
-	if t.trainA {
-		backend.Free(t.a)
-		t.a, params = params[:len(t.a)], params[len(t.a):]
-	}
-	backend.Free(t.b, t.first, t.second)
-	t.b, t.first, t.second = params, out[1+trained:1+2*trained], out[1+2*trained:]
-	loss := float64(tensors.ToScalar[float32](out[0]))
-	backend.Free(out[:1])
-	if math.IsNaN(loss) || math.IsInf(loss, 0) {
-		return 0, fmt.Errorf("lm: the loss is %v at step %d: lower the learning rate", loss, t.steps)
-	}
-	return loss, nil
+	return t.step(in.args(), rate)
 }
-
-// lists are all that steps read and change, with the names that they are stored by.
-func (t *Tuner) lists() []tuned {
-	return []tuned{{"lora_A", t.a}, {"lora_B", t.b}, {"first_moment", t.first}, {"second_moment", t.second}}
-}
-
-// tuned are tensors of a kind.
-type tuned struct {
-	kind    string
-	tensors []*tensors.Tensor
-}
-
-func (l tuned) name(i int) string { return fmt.Sprintf("%s.%d", l.kind, i) }
 
 // State copies what Restore needs to go on to the bit: matrices and AdamW's moments.
 func (t *Tuner) State() ([]safetensors.Tensor, error) {
