@@ -230,6 +230,7 @@ test("a download is cancelled", { timeout: 2 * minute }, async (t) => {
 
 test("a second visit needs no network; a damaged cache is noticed", { timeout: 5 * minute }, async (t) => {
   const own = await new Server(join(build, "web"), generator).start();
+  t.after(() => own.stop()); // of an attempt that failed before it stops below: node waits for it
   const page = await visit(t, {}, own.url);
   await load(page);
   await page.evaluate(() => navigator.serviceWorker.ready.then(() => undefined));
