@@ -6,7 +6,6 @@ import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync }
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test as once } from "node:test";
-import { setTimeout as sleep } from "node:timers/promises";
 import { chromium } from "playwright-core";
 import { Server } from "./server.mjs";
 
@@ -46,16 +45,9 @@ export function start(dir, base) {
   });
 
   after(async () => {
-    const over = new AbortController();
-    try {
-      // Now and then the close of a browser that has ended is never answered.
-      const closed = browser?.close().then(() => running.close());
-      await Promise.race([closed, sleep(minute / 2, undefined, { signal: over.signal }).catch(() => undefined)]);
-    } finally {
-      over.abort();
-      running?.process().kill("SIGKILL");
-      await server?.stop();
-    }
+    await browser?.close();
+    await running?.close();
+    await server?.stop();
     rmSync(scratch, { recursive: true, force: true });
   });
 }
