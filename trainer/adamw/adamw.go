@@ -5,6 +5,8 @@
 package adamw
 
 import (
+	"math"
+
 	"github.com/gomlx/compute/dtypes"
 	"github.com/gomlx/gomlx/core/graph"
 )
@@ -14,6 +16,12 @@ type Config struct {
 	Beta1, Beta2, Epsilon float64
 	Clip                  float64 // largest global gradient norm
 	Decay                 float64 // weight decay; 0 for none
+}
+
+// Scalars are Update's rate and corrections for a step, counted from 1, as a graph's inputs.
+func (c Config) Scalars(rate float64, step int) []any {
+	n := float64(step)
+	return []any{float32(rate), float32(1 - math.Pow(c.Beta1, n)), float32(1 - math.Pow(c.Beta2, n))}
 }
 
 // Step are the nodes of one step: new parameters and moments, in the order given, and

@@ -365,11 +365,10 @@ func one(ctx context.Context, c *Config, m *lm.Model, t *lm.Tuner, j *job, dir, 
 	if err := os.MkdirAll(filepath.Join(dir, "checkpoints"), 0o755); err != nil {
 		return err
 	}
-	t.Reset(c.Seed)
-	if c.start != nil {
-		if err := t.Continue(c.start); err != nil {
-			return err
-		}
+	if c.start == nil {
+		t.Reset(c.Seed)
+	} else if err := t.Continue(c.start); err != nil {
+		return err
 	}
 	data, err := s.digest()
 	if err != nil {

@@ -3,7 +3,6 @@ package fit
 import (
 	"context"
 	"fmt"
-	"math"
 	"slices"
 
 	"github.com/gomlx/compute/distributed"
@@ -167,8 +166,7 @@ func (s *stepper) updateGraph(in []*graph.Node) []*graph.Node {
 	rate, correct1, correct2, past := in[0], in[1], in[2], in[3]
 	list := func(i int) []*graph.Node { return in[4+i*s.n : 4+(i+1)*s.n] }
 	c := s.c
-	next := adamw.Update(adamw.Config{Beta1: c.Beta1, Beta2: c.Beta2, Epsilon: c.Epsilon, Clip: c.Clip, Decay: c.WeightDecay},
-		list(1), list(0), list(2), list(3), rate, correct1, correct2)
+	next := adamw.Update(c.optimizer(), list(1), list(0), list(2), list(3), rate, correct1, correct2)
 	out := slices.Concat([]*graph.Node{next.Norm}, next.Params, next.First, next.Second)
 	if c.Average > 0 {
 		for i, mean := range list(4) {
@@ -176,6 +174,10 @@ func (s *stepper) updateGraph(in []*graph.Node) []*graph.Node {
 		}
 	}
 	return out
+}
+
+func (c *Config) optimizer() adamw.Config {
+	return adamw.Config{Beta1: c.Beta1, Beta2: c.Beta2, Epsilon: c.Epsilon, Clip: c.Clip, Decay: c.WeightDecay}
 }
 
 // shard is one device's share of a part of a step's pairs.
@@ -263,7 +265,7 @@ func (s *stepper) finish(i int, grads [][]*tensors.Tensor, states []*state) (nor
 	c, t := s.c, float64(i+1)
 	past := min(c.Average, t/(t+9))
 	out, err := s.call(s.update, func(d int) []any {
-		args := []any{float32(c.Rate(i)), float32(1 - math.Pow(c.Beta1, t)), float32(1 - math.Pow(c.Beta2, t)), float32(past)}
+		args := append(c.optimizer().Scalars(c.Rate(i), i+1), float32(past))
 		args = appendAll(args, grads[d])
 		for _, p := range states[d].parts(c) {
 			args = appendAll(args, *p.list)

@@ -5,7 +5,10 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"slices"
 
+	"github.com/gomlx/compute/dtypes"
+	"github.com/gomlx/compute/shapes"
 	"github.com/gomlx/gomlx/core/graph"
 	"github.com/gomlx/gomlx/core/tensors"
 
@@ -34,7 +37,6 @@ func (l *loras) reset(seed int64, outer ...int) {
 	l.free()
 	rng := rand.New(rand.NewPCG(uint64(seed), 0xA))
 	r := l.base.Rank
-	zeroB := func(t lora.Target) *tensors.Tensor { return zeros(append(outer[:len(outer):len(outer)], t.Out, r)...) }
 	for _, t := range l.base.Targets {
 		x := make([]float32, r*t.In)
 		bound := 1 / math.Sqrt(float64(t.In))
@@ -42,17 +44,14 @@ func (l *loras) reset(seed int64, outer ...int) {
 			x[i] = float32((2*rng.Float64() - 1) * bound)
 		}
 		l.a = append(l.a, tensors.FromFlatDataAndDimensions(x, r, t.In))
-		l.b = append(l.b, zeroB(t))
+		l.b = append(l.b, tensors.FromShape(shapes.Make(dtypes.Float32, slices.Concat(outer, []int{t.Out, r})...)))
 	}
-	for _, list := range []*[]*tensors.Tensor{&l.first, &l.second} {
-		if l.trainA {
-			for _, t := range l.base.Targets {
-				*list = append(*list, zeros(r, t.In))
-			}
-		}
-		for _, t := range l.base.Targets {
-			*list = append(*list, zeroB(t))
-		}
+	trained := l.b
+	if l.trainA {
+		trained = slices.Concat(l.a, l.b)
+	}
+	for _, x := range trained {
+		l.first, l.second = append(l.first, tensors.FromShape(x.Shape())), append(l.second, tensors.FromShape(x.Shape()))
 	}
 	l.steps = 0
 }
@@ -65,23 +64,13 @@ func (l *loras) fits(a *lora.Adapter) error {
 	return l.m.Fits(a)
 }
 
-func zeros(dims ...int) *tensors.Tensor {
-	n := 1
-	for _, d := range dims {
-		n *= d
-	}
-	return tensors.FromFlatDataAndDimensions(make([]float32, n), dims...)
-}
-
 // step makes a step on a batch of Inputs, and returns its loss.
 func (l *loras) step(batch []any, rate float64) (float64, error) {
 	if l.a == nil {
 		return 0, errors.New("lm: a step before Reset")
 	}
 	l.steps++
-	c, n := l.optimizer, float64(l.steps)
-	args := append(batch, float32(rate), float32(1-math.Pow(c.Beta1, n)), float32(1-math.Pow(c.Beta2, n)))
-	args = l.m.withWeights(args, nil)
+	args := l.m.withWeights(append(batch, l.optimizer.Scalars(rate, l.steps)...), nil)
 	for _, kind := range l.lists() {
 		for _, x := range kind.tensors {
 			args = append(args, x)

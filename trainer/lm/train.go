@@ -81,7 +81,7 @@ func (t *Trainer) Step(examples []Example, rate float64) (float64, error) {
 		return 0, err
 	}
 	t.steps++
-	args = append(args, float32(rate), float32(1-math.Pow(t.c.Beta1, float64(t.steps))), float32(1-math.Pow(t.c.Beta2, float64(t.steps))))
+	args = append(args, t.c.Scalars(rate, t.steps)...)
 	for _, list := range [][]*tensors.Tensor{t.m.weights, t.first, t.second} {
 		for _, x := range list {
 			args = append(args, x)

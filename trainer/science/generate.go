@@ -99,11 +99,15 @@ func (g *network) step(in []*graph.Node, task bool) []*graph.Node {
 		loss = graph.Add(onAnswers, graph.Mul(onWeights, share))
 	}
 	grads := graph.Gradient(loss, params...)
-	next := adamw.Update(adamw.Config{Beta1: 0.9, Beta2: 0.999, Epsilon: 1e-8, Clip: 1, Decay: g.c.Generator.Decay}, params, grads, first, second, rate, correct1, correct2)
+	next := adamw.Update(g.optimizer(), params, grads, first, second, rate, correct1, correct2)
 	for i, p := range next.Params {
 		average[i] = graph.Add(graph.Mul(average[i], averaging), graph.Mul(p, graph.OneMinus(averaging)))
 	}
 	return slices.Concat([]*graph.Node{onWeights, onAnswers}, next.Params, next.First, next.Second, average)
+}
+
+func (g *network) optimizer() adamw.Config {
+	return adamw.Config{Beta1: 0.9, Beta2: 0.999, Epsilon: 1e-8, Clip: 1, Decay: g.c.Generator.Decay}
 }
 
 // example is what a generator is fitted on: conditions, collected LoRAs and records of
@@ -203,8 +207,8 @@ func (g *network) fit(ctx context.Context, x *material, loss string, pick func(*
 		}
 		averaging := min(c.Average, float64(1+i)/float64(10+i))
 		args := []any{tensors.FromFlatDataAndDimensions(condition, items, c.Texts, c.Length, x.conditions.width),
-			tensors.FromFlatDataAndDimensions(target, items, t, h, w), constants[0],
-			float32(rate), float32(1 - math.Pow(0.9, float64(i+1))), float32(1 - math.Pow(0.999, float64(i+1))), float32(averaging)}
+			tensors.FromFlatDataAndDimensions(target, items, t, h, w), constants[0]}
+		args = append(append(args, g.optimizer().Scalars(rate, i+1)...), float32(averaging))
 		fresh := []*tensors.Tensor{args[0].(*tensors.Tensor), args[1].(*tensors.Tensor)}
 		exec := g.weights
 		if task {
