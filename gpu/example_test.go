@@ -56,7 +56,7 @@ func Example() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	adapter, err := generator.Finish(&p.Manifest, tokens)
+	adapter, err := generator.Finish(&p.Manifest, tokens, nil)
 	if err != nil {
 		log.Fatal(err)
 	}

@@ -140,7 +140,7 @@ func direct(t testing.TB, p *generator.Package, e graph.Executor, r host.Request
 		t.Fatal(err)
 	}
 	tokens, _ := result.Output(generator.OutputTokens)
-	adapter, err := generator.Finish(m, generator.Float32s(tokens))
+	adapter, err := generator.Finish(m, generator.Float32s(tokens), nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -95,7 +95,7 @@ type generated struct {
 	Device    string  `json:"device"`
 	Model     string  `json:"base_model"`
 	Rank      int     `json:"rank"`
-	Alpha     float64 `json:"alpha"`
+	Alpha     float64 `json:"alpha"`   // of an adapter of near prompts; far ones' is times Nearest.Scale
 	Tokens    [3]int  `json:"tokens"`  // T, h, w
 	Tensors   int     `json:"tensors"` // of one adapter
 	Values    int64   `json:"values"`
@@ -329,7 +329,11 @@ func (g *generation) draw(ctx context.Context, index int, dir, shown string) err
 // warnFar says that prompts are unlike what the generator was fitted on.
 func warnFar(e *cli.Env, prompts string, n *generator.Nearest) {
 	if n != nil && n.Far {
-		e.Message("warning: %s are unlike all tasks that the generator was fitted on (the nearest, %s, is %.2f away, expected at most %.2f): the adapter may be no better than none", prompts, n.Task, n.Distance, n.Limit)
+		weaker := ""
+		if n.Scale != 1 {
+			weaker = fmt.Sprintf(", and is written at %g of its strength, as the generator asks for with such prompts (dndgen convert --scale changes it)", n.Scale)
+		}
+		e.Message("warning: %s are unlike all tasks that the generator was fitted on (the nearest, %s, is %.2f away, expected at most %.2f): the adapter may be no better than none%s", prompts, n.Task, n.Distance, n.Limit, weaker)
 	}
 }
 
@@ -380,15 +384,14 @@ func (n *inProcess) adapter(ctx context.Context, g *generation, index int) (made
 	begin := time.Now()
 	o := g.options
 	o.Provenance.Draw = index
-	a, err := finish(m, values, o)
-	a.nearest = nearest
+	a, err := finish(m, values, nearest, o)
 	g.watch.add("finish", time.Since(begin))
 	return a, err
 }
 
 // finish makes an adapter's files of the weight tokens of one draw.
-func finish(m *generator.Manifest, tokens []float32, o lora.Options) (made, error) {
-	adapter, err := generator.Finish(m, tokens)
+func finish(m *generator.Manifest, tokens []float32, nearest *generator.Nearest, o lora.Options) (made, error) {
+	adapter, err := generator.Finish(m, tokens, nearest)
 	if err != nil {
 		return made{}, err
 	}
@@ -397,7 +400,7 @@ func finish(m *generator.Manifest, tokens []float32, o lora.Options) (made, erro
 		return made{}, err
 	}
 	layers, err := norms(adapter)
-	return made{files: files, layers: layers}, err
+	return made{files, layers, nearest}, err
 }
 
 func (g *generated) print(e *cli.Env) error {

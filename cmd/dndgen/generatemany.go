@@ -298,7 +298,7 @@ func (m *manyTasks) group(ctx context.Context, group []*taskResult, batch int) e
 	each = len(tokens) / batch
 	for i, t := range tasks {
 		t.options.Provenance.Backend = m.runner.Name() + ", " + m.runner.Device()
-		a, err := finish(manifest, tokens[i*each:(i+1)*each], t.options)
+		a, err := finish(manifest, tokens[i*each:(i+1)*each], t.Nearest, t.options)
 		if err == nil {
 			if err := ctx.Err(); err != nil {
 				return err

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"math/rand/v2"
+	"slices"
 	"strings"
 
 	"github.com/drag-and-drop-lora/dnd/cmd/internal/backends"
@@ -108,6 +109,13 @@ func (c *controls) make(ctx context.Context, e *cli.Env, there []*candidate, dev
 			return nil, err
 		}
 	}
+	// A control is as strong as what it is the control of, however far its own texts may be.
+	first := append(slices.Clone(there), made...)[0].adapter.Base
+	for _, x := range made {
+		if x.control {
+			x.adapter.Base.Alpha = first.Alpha / float64(first.Rank) * float64(x.adapter.Base.Rank)
+		}
+	}
 	return made, nil
 }
 
@@ -148,7 +156,7 @@ func meanAdapter(p *generator.Package) (*lora.Adapter, error) {
 	if err := p.Weights().ReadWeights(decoder.Prefix+"output.offset", string(safetensors.F32), 0, raw); err != nil {
 		return nil, err
 	}
-	return generator.Finish(m, generator.Float32s(raw))
+	return generator.Finish(m, generator.Float32s(raw), nil)
 }
 
 // maker makes adapters of texts, on a backend that it opens when the first is asked for.
@@ -176,12 +184,16 @@ func (m *maker) make(ctx context.Context, texts []string) (a *lora.Adapter, err 
 	}
 	watch := stopwatch{e: m.e}
 	var values []float32
+	var nearest *generator.Nearest
 	for _, s := range []struct {
 		name string
 		run  func(report func(graph.Progress)) error
 	}{
 		{"encode", func(report func(graph.Progress)) (err error) {
-			values, err = m.runner.Encode(ctx, m.p, batch, report)
+			if values, err = m.runner.Encode(ctx, m.p, batch, report); err != nil {
+				return err
+			}
+			nearest, err = m.p.Manifest.Nearest(values, batch.Mask)
 			return err
 		}},
 		{"decode", func(report func(graph.Progress)) (err error) {
@@ -193,7 +205,7 @@ func (m *maker) make(ctx context.Context, texts []string) (a *lora.Adapter, err 
 			return nil, err
 		}
 	}
-	return generator.Finish(&m.p.Manifest, values)
+	return generator.Finish(&m.p.Manifest, values, nearest)
 }
 
 func (m *maker) close() {

@@ -39,6 +39,7 @@ func evaluate(flags *pflag.FlagSet) cli.Run {
 	flags.IntVar(&c.Shots, "shots", c.Shots, "examples in the base's few-shot prompts")
 	flags.Int64Var(&c.Seed, "seed", c.Seed, "which prompts of a task are drawn")
 	flags.StringArrayVar(&c.Methods, "method", nil, "score this row of the tables alone, such as \""+eval.Generated+"\"; may be given more than once (default: all)")
+	flags.Float64Var(&c.Scale, "scale", 1, "multiply the alpha of every adapter but the own-task LoRA by this, above 0")
 	dtype := flags.String("dtype", lm.F32, "precision of the base's matrices: "+lm.F32+" or "+lm.BF16)
 	cli.Values(flags, "dtype", lm.F32, lm.BF16)
 	name := flags.String("backend", backend.Auto, "auto, pjrt or cpu")

@@ -25,6 +25,7 @@ func exportGenerator(flags *pflag.FlagSet) cli.Run {
 	flags.IntVar(&o.Heads, "heads", 0, "its attention heads; with --architecture")
 	flags.IntVar(&o.KVHeads, "kv-heads", 0, "its key/value heads; with --architecture")
 	flags.StringSliceVar(&o.HeldOut, "held-out", nil, "data sets kept from training, for the record")
+	flags.Float64Var(&o.FarScale, "far-scale", 1, "multiply the alpha of adapters whose prompts are unlike all data sets by this, above 0 and at most 1; eval --scale on a kind of task that was left out shows what helps")
 	flags.StringVar(&o.License, "license", "", "SPDX id, for the record")
 	flags.StringVar(&o.Commit, "commit", "", "commit of the code that fitted it, for the record")
 	weights := flags.String("weights", "f32", "type to store weights as: f32, f16, q8 or q4 (matrices in blocks of 32 values with a scale, the rest f16; with q4 the encoder is q8)")
@@ -36,6 +37,9 @@ func exportGenerator(flags *pflag.FlagSet) cli.Run {
 		}
 		if (o.Architecture == "") != (o.Heads == 0 && o.KVHeads == 0) {
 			return cli.Usagef("--architecture, --heads and --kv-heads go together")
+		}
+		if !(o.FarScale > 0 && o.FarScale <= 1) {
+			return cli.Usagef("--far-scale %v, expected a number above 0, at most 1", o.FarScale)
 		}
 		o.DType = safetensors.DType(generator.Storages[*weights])
 		bar := e.Bar()

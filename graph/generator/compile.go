@@ -148,8 +148,9 @@ func Feed(m *Manifest, b text.Batch) ([]graph.Input, error) {
 	}, nil
 }
 
-// Finish turns the weight tokens (T,h,w) of one draw into an adapter.
-func Finish(m *Manifest, tokens []float32) (*lora.Adapter, error) {
+// Finish turns the weight tokens (T,h,w) of one draw into an adapter, as strong as befits how
+// far its prompts are (Manifest.Nearest); nil is near.
+func Finish(m *Manifest, tokens []float32, n *Nearest) (*lora.Adapter, error) {
 	if m.Base == nil {
 		return nil, ErrNoBase
 	}
@@ -161,6 +162,9 @@ func Finish(m *Manifest, tokens []float32) (*lora.Adapter, error) {
 	a, err := lora.FromTokens(*m.Base, m.Tiling, tokens, lora.Float32)
 	if err != nil {
 		return nil, err
+	}
+	if n != nil {
+		a.Base.Alpha *= n.Scale
 	}
 	return a, a.Check()
 }

@@ -13,7 +13,10 @@ type Coverage struct {
 	// Limit is the largest distance that a training task has from the nearest other one.
 	// Prompts farther from all of them are stranger than any training task was to the rest.
 	Limit float64 `json:"limit"`
-	Tasks []Task  `json:"tasks"`
+	// FarScale multiplies the alpha of adapters whose prompts are farther than that: a task of
+	// an unknown kind is better off with less of what other kinds have in common. 0 is 1.
+	FarScale float64 `json:"far_scale,omitempty"`
+	Tasks    []Task  `json:"tasks"`
 }
 
 // Task is one training task.
@@ -31,6 +34,8 @@ type Nearest struct {
 	// Far says that the distance is beyond the limit: no reason to expect that the adapter
 	// is better than none.
 	Far bool `json:"far"`
+	// Scale is what Finish multiplies the adapter's alpha by: Coverage.FarScale, or 1.
+	Scale float64 `json:"scale"`
 }
 
 // maxTasks bounds the tasks of a manifest.
@@ -67,6 +72,9 @@ func (c *Coverage) validate(width int) error {
 	if !(c.Limit >= 0 && c.Limit <= 2.001) || len(c.Tasks) == 0 || len(c.Tasks) > maxTasks {
 		return fmt.Errorf("coverage of %d tasks with limit %v, expected 1 to %d tasks and a distance", len(c.Tasks), c.Limit, maxTasks)
 	}
+	if !(c.FarScale >= 0 && c.FarScale <= 1) {
+		return fmt.Errorf("coverage: far_scale %v, expected a number above 0, at most 1", c.FarScale)
+	}
 	for _, t := range c.Tasks {
 		if err := checkName("coverage: a task's name", t.Name); err != nil {
 			return err
@@ -80,13 +88,15 @@ func (c *Coverage) validate(width int) error {
 
 // Nearest finds the training task that is nearest to a pooled vector.
 func (c *Coverage) Nearest(pooled []float32) Nearest {
-	n := Nearest{Distance: math.Inf(1), Limit: c.Limit}
+	n := Nearest{Distance: math.Inf(1), Limit: c.Limit, Scale: 1}
 	for _, t := range c.Tasks {
 		if d := distance(Float32s(t.Center), pooled); d < n.Distance {
 			n.Task, n.Distance = t.Name, d
 		}
 	}
-	n.Far = n.Distance > n.Limit
+	if n.Far = n.Distance > n.Limit; n.Far && c.FarScale > 0 {
+		n.Scale = c.FarScale
+	}
 	return n
 }
 

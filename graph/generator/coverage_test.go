@@ -35,6 +35,12 @@ func TestCoverage(t *testing.T) {
 	if n := c.Nearest([]float32{0, 0}); !n.Far || n.Distance != 2 {
 		t.Errorf("no direction at all: %+v", n)
 	}
+	for _, test := range []struct{ degrees, farScale, want float64 }{{0, 0, 1}, {180, 0, 1}, {0, 0.25, 1}, {180, 0.25, 0.25}} {
+		c.FarScale = test.farScale
+		if n := c.Nearest(at(test.degrees)); n.Scale != test.want {
+			t.Errorf("at %v degrees with a far_scale of %v: scale %v, want %v", test.degrees, test.farScale, n.Scale, test.want)
+		}
+	}
 	if _, err := generator.NewCoverage([]string{"a"}, nil); err == nil {
 		t.Error("a name without a task was taken")
 	}
@@ -100,6 +106,26 @@ func TestCoverageInManifest(t *testing.T) {
 	if _, err := m.Nearest(condition[1:], mask); err == nil {
 		t.Error("a condition that is too short was taken")
 	}
+	out := m.Decoder.Output()
+	tokens := make([]float32, out[0]*out[1]*out[2])
+	for _, n := range []*generator.Nearest{nil, {Scale: 0.25}} {
+		a, err := generator.Finish(&m, tokens, n)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := m.Base.Alpha
+		if n != nil {
+			want *= n.Scale
+		}
+		if a.Base.Alpha != want {
+			t.Errorf("alpha %v of an adapter with %+v, want %v", a.Base.Alpha, n, want)
+		}
+	}
+	for _, bad := range []float64{-0.5, 1.5, math.NaN()} {
+		m.Coverage.FarScale = bad
+		wantError(t, m.Validate(), "coverage", "far_scale")
+	}
+	m.Coverage.FarScale = 0.25
 	m.Coverage.Tasks[0].Center = m.Coverage.Tasks[0].Center[4:]
 	wantError(t, m.Validate(), "coverage", "one")
 }

@@ -129,7 +129,21 @@ func finish(m Message) (Message, error) {
 	if values := int64(shape[0]) * int64(shape[1]) * int64(shape[2]); int64(len(tokens)) != 4*values {
 		return nil, fmt.Errorf("part %s has %d bytes, expected %d float32 values of shape %v", PartTokens, len(tokens), values, shape)
 	}
-	adapter, err := generator.Finish(manifest, generator.Float32s(tokens))
+	var nearest *generator.Nearest
+	if condition, ok := m.Get(PartCondition); ok {
+		mask, err := m.need(PartMask)
+		if err != nil {
+			return nil, err
+		}
+		words := make([]uint32, len(mask)/4)
+		for i := range words {
+			words[i] = binary.LittleEndian.Uint32(mask[4*i:])
+		}
+		if nearest, err = manifest.Nearest(generator.Float32s(condition), words); err != nil {
+			return nil, err
+		}
+	}
+	adapter, err := generator.Finish(manifest, generator.Float32s(tokens), nearest)
 	if err != nil {
 		return nil, err
 	}
@@ -155,19 +169,7 @@ func finish(m Message) (Message, error) {
 	if err != nil {
 		return nil, err
 	}
-	if condition, ok := m.Get(PartCondition); ok {
-		mask, err := m.need(PartMask)
-		if err != nil {
-			return nil, err
-		}
-		words := make([]uint32, len(mask)/4)
-		for i := range words {
-			words[i] = binary.LittleEndian.Uint32(mask[4*i:])
-		}
-		if report.Nearest, err = manifest.Nearest(generator.Float32s(condition), words); err != nil {
-			return nil, err
-		}
-	}
+	report.Nearest = nearest
 	return out.with(PartReport, report)
 }
 

@@ -22,7 +22,8 @@
 //	         (may be missing), prompts (the file's bytes), options (FeedOptions)
 //	         -> ids, mask (the Program's inputs), info (FeedInfo)
 //	finish   manifest, tokens (float32le weight tokens (T,h,w)), options (FinishOptions); and
-//	         condition and mask (what the Program read and was fed), for Report's Nearest
+//	         condition and mask (what the Program read and was fed), for Report's Nearest,
+//	         and for the alpha that befits it
 //	         -> file/NAME for each file of the adapter, report (Report)
 //	answer   base (a base model's GGUF file up to the end of its table of contents, or more),
 //	         adapter (an adapter's GGUF file, whole), options (AnswerOptions)

@@ -178,7 +178,7 @@ func tokens(m *generator.Manifest) []float32 {
 func TestFinish(t *testing.T) {
 	m, raw := manifest(t), read(t, "generator.json")
 	values := tokens(m)
-	adapter, err := generator.Finish(m, values)
+	adapter, err := generator.Finish(m, values, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -221,6 +221,44 @@ func TestFinish(t *testing.T) {
 		if len(report.Layers) != len(layers) || len(first.Modules) != 7 || first.Norm != layers[0].Value ||
 			!reflect.DeepEqual(first.Modules[6], guest.Module{Name: "mlp.down_proj", Norm: modules[6].Value}) {
 			t.Errorf("report %+v, want norms %v of layers %v", report, modules[:7], layers[0])
+		}
+	}
+}
+
+// Finish measures how far the prompts are, and writes adapters of far ones as strong as the
+// manifest says.
+func TestFinishFar(t *testing.T) {
+	m := manifest(t)
+	m.Coverage.FarScale = 0.25
+	c := m.Condition
+	near, far, mask := make([]float32, c.Texts*c.Length*c.Width), make([]float32, c.Texts*c.Length*c.Width), make([]byte, 4*c.Texts*c.Length)
+	for text := range c.Texts {
+		mask[4*text*c.Length] = 1
+		copy(near[text*c.Length*c.Width:], generator.Float32s(m.Coverage.Tasks[3].Center))
+		for i, v := range generator.Float32s(m.Coverage.Tasks[3].Center) {
+			far[text*c.Length*c.Width+i] = -v
+		}
+	}
+	values := generator.Bytes(tokens(m))
+	options := object(t, guest.FinishOptions{Format: lora.PEFT})
+	for _, x := range []struct {
+		condition []float32
+		far       bool
+		scale     float64
+	}{{near, false, 1}, {far, true, 0.25}} {
+		out := call(t, guest.Finish, guest.Message{{guest.PartManifest, object(t, m)}, {guest.PartTokens, values}, {guest.PartCondition, generator.Bytes(x.condition)},
+			{guest.PartMask, mask}, {guest.PartOptions, options}})
+		var report guest.Report
+		unmarshal(t, get(t, out, guest.PartReport), &report)
+		if n := report.Nearest; n == nil || n.Far != x.far || n.Scale != x.scale {
+			t.Errorf("nearest %+v, want far %v and a scale of %v", n, x.far, x.scale)
+		}
+		var config struct {
+			Alpha float64 `json:"lora_alpha"`
+		}
+		unmarshal(t, get(t, out, guest.PartFile+"adapter_config.json"), &config)
+		if want := m.Base.Alpha * x.scale; config.Alpha != want {
+			t.Errorf("the adapter's alpha is %v, want %v", config.Alpha, want)
 		}
 	}
 }

@@ -139,7 +139,7 @@ func generateNative(ctx context.Context, p *generator.Package, exec graph.Execut
 	}
 	raw, _ := result.Output(generator.OutputTokens)
 	tokens = generator.Float32s(raw)
-	adapter, err := generator.Finish(m, slices.Clone(tokens))
+	adapter, err := generator.Finish(m, slices.Clone(tokens), nil)
 	if err != nil {
 		return nil, nil, err
 	}

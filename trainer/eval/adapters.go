@@ -309,7 +309,11 @@ func (e *evaluation) generated(ctx context.Context, prompts []string, draw int) 
 }
 
 func generate(ctx context.Context, p *generator.Package, r generator.Runner, prompts []string, seed int64, draw int) (*lora.Adapter, error) {
-	condition, _, err := encode(ctx, p, r, prompts, seed, draw)
+	condition, batch, err := encode(ctx, p, r, prompts, seed, draw)
+	if err != nil {
+		return nil, err
+	}
+	nearest, err := p.Manifest.Nearest(condition, batch.Mask)
 	if err != nil {
 		return nil, err
 	}
@@ -317,7 +321,7 @@ func generate(ctx context.Context, p *generator.Package, r generator.Runner, pro
 	if err != nil {
 		return nil, err
 	}
-	return generator.Finish(&p.Manifest, tokens)
+	return generator.Finish(&p.Manifest, tokens, nearest)
 }
 
 // sameTargets is the first difference of two lists of modules.

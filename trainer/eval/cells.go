@@ -60,6 +60,9 @@ func (e *evaluation) cell(ctx context.Context, s *cells, k cell, t *Task) (cell,
 	if err != nil {
 		return k, fmt.Errorf("eval: %s, %s: %w", t.Name, k.Method, err)
 	}
+	if a != nil && e.c.Scale > 0 && k.Method != Own {
+		a.Base.Alpha *= e.c.Scale
+	}
 	records, options := t.Records, t.options()
 	if e.c.Records > 0 {
 		records = records[:min(e.c.Records, len(records))]

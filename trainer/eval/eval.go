@@ -12,6 +12,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strconv"
 
@@ -87,6 +88,8 @@ type Config struct {
 	Seed  int64 `json:"seed"`
 	// Methods are those that are scored; none is all whose inputs are there.
 	Methods []string `json:"methods,omitempty"`
+	// Scale multiplies the alpha of every adapter but the own-task LoRA; 0 is 1.
+	Scale float64 `json:"scale,omitempty"`
 }
 
 // Defaults is the reference's number of draws, and all records.
@@ -105,6 +108,9 @@ func (c *Config) Validate() error {
 		if v.n < v.least {
 			all = append(all, fmt.Errorf("%s: %d, expected at least %d", v.name, v.n, v.least))
 		}
+	}
+	if !(c.Scale >= 0) || math.IsInf(c.Scale, 1) {
+		all = append(all, fmt.Errorf("scale: %v, expected a number above 0", c.Scale))
 	}
 	for _, m := range c.Methods {
 		if !slices.Contains(Methods, m) {

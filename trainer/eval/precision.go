@@ -14,7 +14,6 @@ import (
 	"github.com/drag-and-drop-lora/dnd/graph/lora"
 	"github.com/drag-and-drop-lora/dnd/graph/quant"
 	"github.com/drag-and-drop-lora/dnd/graph/safetensors"
-	"github.com/drag-and-drop-lora/dnd/graph/text"
 	"github.com/drag-and-drop-lora/dnd/trainer/collect"
 	"github.com/drag-and-drop-lora/dnd/trainer/infer"
 	"github.com/drag-and-drop-lora/dnd/trainer/lm"
@@ -36,11 +35,12 @@ type PrecisionRow struct {
 
 // Precision generates an adapter for each data set with the decoder's weights rounded to
 // each type, and scores it on at most count of the records (0: all); m is nil for no scores.
-func Precision(ctx context.Context, m *lm.Model, p *generator.Package, encode generator.Runner, r *infer.Runner, sets []*collect.DataSet, types []string, seed int64, count int) ([]PrecisionRow, error) {
+func Precision(ctx context.Context, m *lm.Model, p *generator.Package, encoder generator.Runner, r *infer.Runner, sets []*collect.DataSet, types []string, seed int64, count int) ([]PrecisionRow, error) {
 	var examples [][]lm.Example
 	var conditions [][]float32
 	for _, s := range sets {
-		condition, err := conditionOf(ctx, p, encode, s, seed)
+		t := Task{Records: s.Records}
+		condition, _, err := encode(ctx, p, encoder, t.prompts(), seed, 0)
 		if err != nil {
 			return nil, fmt.Errorf("eval: %s: %w", s.Name, err)
 		}
@@ -87,7 +87,7 @@ func Precision(ctx context.Context, m *lm.Model, p *generator.Package, encode ge
 				continue
 			}
 			var a *lora.Adapter
-			if a, err = generator.Finish(&p.Manifest, tokens); err != nil {
+			if a, err = generator.Finish(&p.Manifest, tokens, nil); err != nil {
 				return nil, err
 			}
 			score, err := m.Evaluate(ctx, examples[i], a)
@@ -100,23 +100,6 @@ func Precision(ctx context.Context, m *lm.Model, p *generator.Package, encode ge
 		rows = append(rows, row)
 	}
 	return rows, nil
-}
-
-func conditionOf(ctx context.Context, p *generator.Package, r generator.Runner, s *collect.DataSet, seed int64) ([]float32, error) {
-	tokenizer, err := p.Tokenizer()
-	if err != nil {
-		return nil, err
-	}
-	prompts := make([]string, len(s.Records))
-	for i, record := range s.Records {
-		prompts[i] = record.Prompt
-	}
-	drawn, _ := text.Draw(prompts, p.Manifest.Condition.Texts, seed, 0)
-	batch, err := tokenizer.Encode(drawn, p.Manifest.Condition.Length)
-	if err != nil {
-		return nil, err
-	}
-	return r.Encode(ctx, p, batch, nil)
 }
 
 // offsetOf is the decoder's output.offset, zeros without one.

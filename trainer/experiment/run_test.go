@@ -244,6 +244,26 @@ func TestRun(t *testing.T) {
 		t.Error("a cost of a task that was trained")
 	}
 	refused(t, p.Eval, *in)
+	// Adapters next to nothing are the base alone; the own-task LoRA stays as it is.
+	c := p.Eval
+	c.Methods, c.Scale = []string{eval.Base, eval.Average, eval.Generated, eval.Own}, 1e-9
+	x, err := eval.Run(t.Context(), c, *in, "", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	nll := func(method string) float64 { return x.Average[method].NLL.Value }
+	for _, method := range []string{eval.Average, eval.Generated} {
+		if math.Abs(nll(method)-nll(eval.Base)) > 1e-4 {
+			t.Errorf("%s, scaled to nothing: %v nats, the base has %v", method, nll(method), nll(eval.Base))
+		}
+	}
+	if math.Abs(nll(eval.Own)-nll(eval.Base)) < 1e-4 {
+		t.Errorf("the own-task LoRA was scaled, too: %v nats, as the base", nll(eval.Own))
+	}
+	c.Scale = math.NaN()
+	if _, err := eval.Run(t.Context(), c, *in, "", nil); err == nil || !strings.Contains(err.Error(), "scale") {
+		t.Errorf("a scale of NaN: %v", err)
+	}
 }
 
 // refused gives inputs that are wrong in several ways.

@@ -24,9 +24,11 @@ type Options struct {
 	// the encoder's is generator.EncoderStorage); as they are if empty.
 	DType   safetensors.DType
 	HeldOut []string // data sets kept from training, for the record
-	License string
-	Commit  string
-	Replace bool
+	// FarScale becomes the generator.Coverage's; 0 and 1 leave adapters of far prompts as they are.
+	FarScale float64
+	License  string
+	Commit   string
+	Replace  bool
 }
 
 // Write exports the last checkpoint of the run in dir to the package out.
@@ -49,6 +51,12 @@ func Write(ctx context.Context, dir, out string, o Options, progress func(done, 
 	coverage, err := fit.ReadCoverage(dir)
 	if err != nil {
 		return err
+	}
+	if o.FarScale != 0 && o.FarScale != 1 {
+		if coverage == nil {
+			return fmt.Errorf("export: the run does not know where its data sets lie, so that no prompts are far: leave out --far-scale, or fit anew")
+		}
+		coverage.FarScale = o.FarScale
 	}
 	m := generator.Manifest{
 		Name: o.Name, Coverage: coverage,

@@ -280,7 +280,7 @@ function show(a: Adapter, format: "peft" | "gguf", model: string): void {
   $("nearest").hidden = !n;
   if (n) {
     $("nearest").textContent = n.far
-      ? `These prompts are unlike all tasks that the generator was fitted on: the nearest, ${n.task}, is ${n.distance.toFixed(2)} away, expected at most ${n.limit.toFixed(2)}. The adapter may be no better than none.`
+      ? `These prompts are unlike all tasks that the generator was fitted on: the nearest, ${n.task}, is ${n.distance.toFixed(2)} away, expected at most ${n.limit.toFixed(2)}. The adapter may be no better than none${n.scale === 1 ? "" : `, and is written at ${n.scale} of its strength, as the generator asks for with such prompts`}.`
       : `Nearest training task: ${n.task}, distance ${n.distance.toFixed(3)} (new kinds of task begin at ${n.limit.toFixed(3)}).`;
     $("nearest").className = n.far ? "problem" : "quiet";
   }

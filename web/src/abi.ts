@@ -19,7 +19,8 @@
 //	         (may be missing), prompts (the file's bytes), options (FeedOptions)
 //	         -> ids, mask (the Program's inputs), info (FeedInfo)
 //	finish   manifest, tokens (float32le weight tokens (T,h,w)), options (FinishOptions); and
-//	         condition and mask (what the Program read and was fed), for Report's Nearest
+//	         condition and mask (what the Program read and was fed), for Report's Nearest,
+//	         and for the alpha that befits it
 //	         -> file/NAME for each file of the adapter, report (Report)
 //	answer   base (a base model's GGUF file up to the end of its table of contents, or more),
 //	         adapter (an adapter's GGUF file, whole), options (AnswerOptions)
@@ -65,8 +66,11 @@ export interface FinishOptions {
   backend: string;
 }
 export interface Report {
-  /** How far the prompts are from the generator's training tasks, where it knows them. */
-  nearest?: { task: string; distance: number; limit: number; far: boolean };
+  /**
+   * How far the prompts are from the generator's training tasks, where it knows them, and what
+   * the adapter's alpha was multiplied by for that.
+   */
+  nearest?: { task: string; distance: number; limit: number; far: boolean; scale: number };
   layers: { layer: number; norm: number; modules: { name: string; norm: number }[] }[];
 }
 

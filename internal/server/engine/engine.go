@@ -279,7 +279,7 @@ func (e *Engine) generate(ctx context.Context, r Request, report func(graph.Prog
 	m := &g.Manifest
 	a := &Adapter{Report: Report{
 		Generator: m.Name, GeneratorSHA256: g.SHA256, PromptsSHA256: text.Hash(r.Prompts), BaseModel: m.Base.Model, Format: r.Format,
-		Rank: m.Base.Rank, Alpha: m.Base.Alpha, Prompts: len(r.Prompts), Texts: m.Condition.Texts, Seed: r.Seed, Draw: r.Draw, Backend: e.Backend(),
+		Rank: m.Base.Rank, Prompts: len(r.Prompts), Texts: m.Condition.Texts, Seed: r.Seed, Draw: r.Draw, Backend: e.Backend(),
 	}}
 	timed := func(stage string, work func() error) error {
 		begin := time.Now()
@@ -310,10 +310,11 @@ func (e *Engine) generate(ctx context.Context, r Request, report func(graph.Prog
 		return nil, err
 	}
 	return a, timed("finish", func() error {
-		adapter, err := generator.Finish(m, values)
+		adapter, err := generator.Finish(m, values, a.Report.Nearest)
 		if err != nil {
 			return err
 		}
+		a.Report.Alpha = adapter.Base.Alpha
 		a.Files, err = lora.Files(adapter, lora.Options{Format: r.Format, Provenance: lora.Provenance{
 			Tool: e.options.Tool, Generator: m.Name, GeneratorSHA256: g.SHA256, PromptsSHA256: a.Report.PromptsSHA256,
 			Seed: r.Seed, Draw: r.Draw, Backend: a.Report.Backend,
