@@ -43,6 +43,9 @@ const (
 // Methods are all of them.
 var Methods = []string{Base, Instructed, FewShot, TrainMean, TrainBest, Average, Nearest, Additive, Ridge, Joint, RidgeJoint, Foreign, Shuffled, Generated, Own}
 
+// Adapters are those that add one to the base.
+var Adapters = Methods[slices.Index(Methods, TrainMean):]
+
 // Task is what methods are scored on.
 type Task struct {
 	Name    string

@@ -225,7 +225,11 @@ func (r *Result) Markdown(w io.Writer) error {
 		}
 		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s | %s |\n", m, exact, option, s.NLL.Text(2), gap, lead)
 	}
-	fmt.Fprintf(&b, "\nIn brackets: 95 %% intervals, over tasks (of one task, over records). ±: deviation over %d draws of prompts.\n\nExact match / nats an answer of each task:\n\n| method |", r.Config.Draws)
+	fmt.Fprintf(&b, "\nIn brackets: 95 %% intervals, over tasks (of one task, over records). ±: deviation over %d draws of prompts.", r.Config.Draws)
+	if s := r.Config.Scale; s != 0 && s != 1 {
+		fmt.Fprintf(&b, " All adapters but the own-task LoRA: alpha times %g.", s)
+	}
+	b.WriteString("\n\nExact match / nats an answer of each task:\n\n| method |")
 	for _, t := range r.Tasks {
 		fmt.Fprintf(&b, " %s (%d) |", t.Task, t.Records)
 	}

@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -52,6 +53,9 @@ type Split struct {
 	Without    []string `json:"without_contents,omitempty"`
 	// Seeds are those of the split's fits; none are the plan's.
 	Seeds []int64 `json:"seeds,omitempty"`
+	// Scales are strengths of all adapters, beside the one that they have, that they are scored
+	// at with the first seed (eval.Config.Scale).
+	Scales []float64 `json:"scales,omitempty"`
 }
 
 // Read reads and checks a plan file and what it names.
@@ -118,6 +122,11 @@ func (p *Plan) check() error {
 		names[s.Name] = true
 		if len(p.seeds(&s)) == 0 {
 			add("split %s: 0 seeds, expected at least one of its own or of the plan's", s.Name)
+		}
+		for _, scale := range s.Scales {
+			if !(scale > 0) || math.IsInf(scale, 1) {
+				add("split %s: scale %v, expected a number above 0", s.Name, scale)
+			}
 		}
 		for _, t := range slices.Concat(s.Validation, s.HeldOut) {
 			if !slices.Contains(tasks, t) {

@@ -108,6 +108,8 @@ type SplitResult struct {
 type SeedResult struct {
 	Seed   int64        `json:"seed"`
 	Result *eval.Result `json:"result"`
+	// Scaled are at the split's Scales, of its first seed.
+	Scaled []*eval.Result `json:"scaled,omitempty"`
 }
 
 // write writes result.json and result.md.
@@ -132,6 +134,12 @@ func (r *Result) Markdown(w io.Writer) error {
 		}
 		if err := s.Seeds[0].Result.Markdown(w); err != nil {
 			return err
+		}
+		for _, x := range s.Seeds[0].Scaled {
+			fmt.Fprintf(w, "\n### %s, adapters at %g of their strength\n\n", s.Name, x.Config.Scale)
+			if err := x.Markdown(w); err != nil {
+				return err
+			}
 		}
 		fmt.Fprintf(w, "\n| seed | generated, exact match | nats an answer | foreign prompts, exact match | nats |\n|---|---|---|---|---|\n")
 		var exact []float64

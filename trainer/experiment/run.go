@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/drag-and-drop-lora/dnd/graph/generator"
 	"github.com/drag-and-drop-lora/dnd/graph/safetensors"
@@ -36,7 +37,8 @@ type Progress struct {
 const collectedName = "collected"
 
 // Run makes everything that a plan says in the folder out, or what is missing of it:
-// collected/TASK; SPLIT/joint; SPLIT/fit-SEED, SPLIT/generator-SEED and SPLIT/eval-SEED.
+// collected/TASK; SPLIT/joint; SPLIT/fit-SEED, SPLIT/generator-SEED and SPLIT/eval-SEED;
+// SPLIT/eval-SEED-SCALE of other strengths.
 func Run(ctx context.Context, p *Plan, r Resources, out string, report func(Progress)) (*Result, error) {
 	if report == nil {
 		report = func(Progress) {}
@@ -74,7 +76,7 @@ func Run(ctx context.Context, p *Plan, r Resources, out string, report func(Prog
 			if err != nil {
 				return nil, fmt.Errorf("split %s, seed %d: %w", s.Name, seed, err)
 			}
-			of.Seeds = append(of.Seeds, SeedResult{seed, x})
+			of.Seeds = append(of.Seeds, *x)
 		}
 		result.Splits = append(result.Splits, of)
 	}
@@ -139,8 +141,8 @@ func (p *Plan) fitted(ctx context.Context, s *Split, seed int64, r Resources, tr
 }
 
 // scored evaluates a generator. Rivals do not depend on the seed: they are scored with the
-// first.
-func (p *Plan) scored(ctx context.Context, s *Split, seed int64, rivals bool, r Resources, collected, dir string, report func(Progress)) (*eval.Result, error) {
+// first, which is scored at the split's other strengths, too.
+func (p *Plan) scored(ctx context.Context, s *Split, seed int64, first bool, r Resources, collected, dir string, report func(Progress)) (*SeedResult, error) {
 	in, err := Inputs(p.of(s), p.Data, collected, filepath.Join(jointParent(dir), jointName))
 	if err != nil {
 		return nil, err
@@ -150,18 +152,35 @@ func (p *Plan) scored(ctx context.Context, s *Split, seed int64, rivals bool, r 
 	}
 	defer in.Package.Close()
 	in.Model, in.Runner = r.Models[0], r.Runner
-	c := p.Eval
-	if !rivals {
+	run := func(c eval.Config, name string) (*eval.Result, error) {
+		scores := filepath.Join(dir, name)
+		x, err := eval.Run(ctx, c, *in, scores, func(x eval.Progress) {
+			report(Progress{s.Name + ", " + name, x.Done, x.Total, x.Task + ", " + x.Method})
+		})
+		if err != nil {
+			return nil, err
+		}
+		return x, x.Write(scores)
+	}
+	c, name := p.Eval, fmt.Sprint("eval-", seed)
+	if !first {
 		c.Methods = []string{eval.Foreign, eval.Shuffled, eval.Generated}
 	}
-	scores := filepath.Join(dir, fmt.Sprint("eval-", seed))
-	x, err := eval.Run(ctx, c, *in, scores, func(x eval.Progress) {
-		report(Progress{fmt.Sprintf("%s, seed %d, eval", s.Name, seed), x.Done, x.Total, x.Task + ", " + x.Method})
-	})
-	if err != nil {
-		return nil, err
+	result := &SeedResult{Seed: seed}
+	if result.Result, err = run(c, name); err != nil || !first {
+		return result, err
 	}
-	return x, x.Write(scores)
+	c.Methods = slices.DeleteFunc(slices.Clone(eval.Adapters), func(m string) bool {
+		return len(p.Eval.Methods) > 0 && !slices.Contains(p.Eval.Methods, m)
+	})
+	for _, c.Scale = range s.Scales {
+		x, err := run(c, fmt.Sprint(name, "-", c.Scale))
+		if err != nil {
+			return nil, err
+		}
+		result.Scaled = append(result.Scaled, x)
+	}
+	return result, nil
 }
 
 // sets reads tasks' training records.

@@ -309,11 +309,11 @@ func TestRead(t *testing.T) {
 		p["splits"] = []map[string]any{
 			{"name": "one", "validation": []string{"a-z"}, "held_out": []string{"a-z", "c-x"}},
 			{"name": "one", "held_out": []string{}},
-			{"name": "collected", "held_out": []string{"a-x"}, "without_contents": []string{"a", "b"}},
+			{"name": "collected", "held_out": []string{"a-x"}, "without_contents": []string{"a", "b"}, "scales": []float64{0}},
 		}
 	})
 	_, err := experiment.Read(path)
-	for _, want := range []string{path, "0 seeds", "batch is 0", "base_dtype", "c-x is not in the grid", "a-z is held out and for validation", `split "one"`, `split "collected"`, "0 training"} {
+	for _, want := range []string{path, "0 seeds", "batch is 0", "base_dtype", "c-x is not in the grid", "a-z is held out and for validation", `split "one"`, `split "collected"`, "0 training", "scale 0"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v: want %q in it", err, want)
 		}
@@ -329,7 +329,7 @@ func TestPooled(t *testing.T) {
 		p["splits"] = []map[string]any{
 			{"name": "one", "validation": []string{"a-z"}, "held_out": []string{"b-y", "a-x"}, "seeds": []int{1, 2}},
 			{"name": "two", "validation": []string{"a-z"}, "held_out": []string{"b-x"}},
-			{"name": "without", "validation": []string{"a-z"}, "held_out": []string{"b-x", "b-y"}, "without_contents": []string{"b"}},
+			{"name": "without", "validation": []string{"a-z"}, "held_out": []string{"b-x", "b-y"}, "without_contents": []string{"b"}, "scales": []float64{0.5, 1e-9}},
 		}
 	}))
 	if err != nil {
@@ -363,8 +363,18 @@ func TestPooled(t *testing.T) {
 	if !close(b.LeadExact.Value, exact-baseExact) || !close(b.LeadNLL.Value, baseNLL-nll) || b.NLL.Low > b.NLL.Value || b.NLL.High < b.NLL.Value {
 		t.Errorf("base %+v, want leads of %v and %v", b, exact-baseExact, baseNLL-nll)
 	}
+	// Weaker adapters are nearer to the base, which itself is not scored again.
+	weaker := r.Splits[2].Seeds[0].Scaled
+	if len(weaker) != 2 || weaker[0].Config.Scale != 0.5 || !slices.Equal(weaker[1].Methods, []string{eval.Foreign, eval.Generated}) {
+		t.Fatalf("scaled %+v", weaker)
+	}
+	without := r.Splits[2].Seeds[0].Result.Average
+	away := func(s eval.Score) float64 { return math.Abs(s.NLL.Value - without[eval.Base].NLL.Value) }
+	if half, none := away(weaker[0].Average[eval.Generated]), away(weaker[1].Average[eval.Generated]); !(none < half && half < away(without[eval.Generated])) {
+		t.Errorf("%v nats from the base at full strength, %v at half and %v at next to none", away(without[eval.Generated]), half, none)
+	}
 	raw, err := os.ReadFile(filepath.Join(out, "result.md"))
-	if err != nil || !strings.Contains(string(raw), "The 3 held-out tasks") || !strings.Contains(string(raw), fmt.Sprintf("| base | %.3f [", baseExact)) {
+	if err != nil || !strings.Contains(string(raw), "### without, adapters at 0.5 of their strength") || !strings.Contains(string(raw), "The 3 held-out tasks") || !strings.Contains(string(raw), fmt.Sprintf("| base | %.3f [", baseExact)) {
 		t.Errorf("result.md: %v\n%s", err, raw)
 	}
 }
