@@ -54,6 +54,9 @@ func evaluate(flags *pflag.FlagSet) cli.Run {
 		if err := c.Validate(); err != nil {
 			return cli.Usagef("%w", err)
 		}
+		if c.Scale == 0 {
+			return cli.Usagef("--scale 0, expected a number above 0: --method %q is the base without an adapter", eval.Base)
+		}
 		if *gridFile == "" && (*data != "" || *collected != "" || *joint != "" || *cost != "") {
 			return cli.Usagef("--data, --collected, --joint and --cost go with --grid")
 		}
