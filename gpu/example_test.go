@@ -52,11 +52,15 @@ func Example() {
 	if err != nil {
 		log.Fatal(err)
 	}
+	nearest, err := p.Manifest.Nearest(condition, batch.Mask)
+	if err != nil {
+		log.Fatal(err)
+	}
 	tokens, err := runner.Decode(ctx, p, condition, 1, nil)
 	if err != nil {
 		log.Fatal(err)
 	}
-	adapter, err := generator.Finish(&p.Manifest, tokens, nil)
+	adapter, err := generator.Finish(&p.Manifest, tokens, nearest)
 	if err != nil {
 		log.Fatal(err)
 	}

@@ -110,7 +110,7 @@ func (c *controls) make(ctx context.Context, e *cli.Env, there []*candidate, dev
 		}
 	}
 	// A control is as strong as what it is the control of, however far its own texts may be.
-	first := append(slices.Clone(there), made...)[0].adapter.Base
+	first := slices.Concat(there, made)[0].adapter.Base
 	for _, x := range made {
 		if x.control {
 			x.adapter.Base.Alpha = first.Alpha / float64(first.Rank) * float64(x.adapter.Base.Rank)

@@ -18,6 +18,7 @@ import (
 	"strings"
 
 	"github.com/drag-and-drop-lora/dnd/graph/atomicfile"
+	"github.com/drag-and-drop-lora/dnd/graph/combine"
 	"github.com/drag-and-drop-lora/dnd/trainer/collect"
 	"github.com/drag-and-drop-lora/dnd/trainer/lm"
 )
@@ -61,7 +62,9 @@ func (e *evaluation) cell(ctx context.Context, s *cells, k cell, t *Task) (cell,
 		return k, fmt.Errorf("eval: %s, %s: %w", t.Name, k.Method, err)
 	}
 	if a != nil && e.c.Scale > 0 && k.Method != Own {
-		a.Base.Alpha *= e.c.Scale
+		if a, err = combine.Scale(a, e.c.Scale); err != nil {
+			return k, err
+		}
 	}
 	records, options := t.Records, t.options()
 	if e.c.Records > 0 {
