@@ -81,13 +81,15 @@ science: deps-run build ## the claim from nothing: a tiny base, its LoRAs, a gen
 	@$(SETUP)/assets.sh minilm
 	build/bin/dndtrain science --out build/science
 
-# models/tier-m-short.json is the smaller one, of fewer checkpoints and records.
+# models/tier-m-short.json is the smaller one, of fewer checkpoints and records;
+# models/tier-m-inputs.json one where the base is not told what to do (build/data-inputs).
 TIER_M_PLAN := models/tier-m.json
 
 .PHONY: tier-m
 tier-m: deps-run build ## the experiment of TIER_M_PLAN on a real base: half a day of two cores; it goes on where it was stopped
 	@$(SETUP)/assets.sh minilm
 	@$(SETUP)/assets.sh smollm2
+	$(GO) run ./internal/maketasks --inputs models/data --out build/data-inputs
 	build/bin/dndtrain experiment --plan $(TIER_M_PLAN) --base $(DEMO_BASE) --encoder build/deps/minilm --out build/$(basename $(notdir $(TIER_M_PLAN)))
 
 .PHONY: test

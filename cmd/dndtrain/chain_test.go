@@ -241,6 +241,27 @@ func TestCollectFitExport(t *testing.T) {
 		t.Errorf("eval of one row has %q", e.Methods)
 	}
 
+	// A record's input is what the base is asked; conditions are made of the prompt.
+	score := func(name, format string) map[string]eval.Score {
+		var records []string
+		for i := range 3 {
+			records = append(records, fmt.Sprintf(format, i))
+		}
+		var e eval.Result
+		clitest.JSON(t, &e, "eval", "--json", "--quiet", "--base", base, "--generator", out, "--draws", "1", "--out", filepath.Join(dir, name),
+			"--records", write(t, name+".json", "["+strings.Join(records, ",")+"]"))
+		return e.Tasks[0].Scores
+	}
+	whole := score("whole", `{"prompt": "say aye. number %d?", "response": "aye"}`)
+	input := score("input", `{"prompt": "say aye. number %[1]d?", "input": "number %[1]d?", "response": "aye"}`)
+	alone := score("alone", `{"prompt": "number %d?", "response": "aye"}`)
+	if i, a, w := input[eval.Base].NLL, alone[eval.Base].NLL, whole[eval.Base].NLL; i != a || i == w {
+		t.Errorf("the base's NLL of inputs %v, of the same as prompts %v, of whole prompts %v", i, a, w)
+	}
+	if i, a := input[eval.Generated].NLL, alone[eval.Generated].NLL; i == a {
+		t.Errorf("adapters of prompts and of their inputs have one NLL, %v", i)
+	}
+
 	// A checkpoint is an adapter that the base answers with.
 	adapter := filepath.Join(dir, "adapter")
 	if err := os.Mkdir(adapter, 0o755); err != nil {

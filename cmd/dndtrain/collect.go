@@ -23,7 +23,7 @@ func collectCheckpoints(flags *pflag.FlagSet) cli.Run {
 	c := collect.Defaults()
 	base := flags.String("base", "", "base model: a GGUF file or a Hugging Face folder, of Llama or Qwen2 architecture")
 	model := flags.String("base-model", "", "base model's Hugging Face id, for the adapters' adapter_config.json (default: what its files say)")
-	data := flags.StringSlice("data", nil, "data sets: .json files with an array of prompt and response, or folders of them")
+	data := flags.StringSlice("data", nil, "data sets: .json files with an array of prompt, response and, where the base is asked something else than the prompt, input; or folders of them")
 	sets := flags.StringSlice("sets", nil, "names of the data sets to take (default: all)")
 	grid := flags.String("grid", "", "JSON file whose list \"train\" names the data sets to take")
 	joint := flags.String("joint", "", "tune one LoRA of this name on the records of all data sets together: the rival of a generator (see eval)")

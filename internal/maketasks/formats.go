@@ -45,6 +45,7 @@ var formats = []format{
 // record is one training or test sample, as `dndtrain collect` reads it.
 type record struct {
 	Prompt   string `json:"prompt"`
+	Input    string `json:"input,omitempty"` // the item alone, where the base is asked no more
 	Response string `json:"response"`
 }
 

@@ -6,7 +6,11 @@
 //
 //	go run ./internal/maketasks --wordnet /usr/share/wordnet --vader vader_lexicon.txt --out models/data
 //
-// The same inputs and seed give the same bytes.
+// The same inputs and seed give the same bytes. With --inputs the tasks of a folder are written
+// once more, each record with its item alone as the input that the base is asked, so that what
+// to do with it is known from the prompts of a condition only:
+//
+//	go run ./internal/maketasks --inputs models/data --out build/data-inputs
 package main
 
 import (
@@ -18,6 +22,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/spf13/pflag"
 )
@@ -30,8 +35,15 @@ func main() {
 	test := pflag.Int("test", 120, "test records a task, taken before those for training")
 	more := pflag.Int("more-test", 200, "further test records, of what training leaves; fewer where there are fewer")
 	seed := pflag.Uint64("seed", 1, "seed of choice and order")
+	inputs := pflag.String("inputs", "", "folder of tasks, to write once more with the item alone as each record's input")
 	pflag.Parse()
-	if err := write(*wordnet, *vader, *out, *train, *test, *more, *seed); err != nil {
+	err := error(nil)
+	if *inputs != "" {
+		err = writeInputs(*inputs, *out)
+	} else {
+		err = write(*wordnet, *vader, *out, *train, *test, *more, *seed)
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "maketasks:", err)
 		os.Exit(1)
 	}
@@ -177,6 +189,54 @@ func split(c content, items []item, train, test, more int) (trainItems, testItem
 		}
 	}
 	return trainItems, testItems, nil
+}
+
+// writeInputs writes the tasks of a folder with the last line of each prompt, which is the
+// item, as the record's input.
+func writeInputs(from, out string) error {
+	if filepath.Clean(from) == filepath.Clean(out) {
+		return fmt.Errorf("--out is %s, which the tasks are read from: choose another folder", out)
+	}
+	var files []string
+	for _, part := range []string{"train", "test"} {
+		list, err := filepath.Glob(filepath.Join(from, part, "*.json"))
+		if err != nil {
+			return err
+		}
+		files = append(files, list...)
+	}
+	if len(files) == 0 {
+		return fmt.Errorf("%s: no train/*.json and test/*.json in it", from)
+	}
+	for _, path := range files {
+		raw, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		var records []record
+		if err := json.Unmarshal(raw, &records); err != nil {
+			return fmt.Errorf("%s: %w", path, err)
+		}
+		for i, r := range records {
+			_, item, ok := strings.Cut(r.Prompt, "\n")
+			if !ok || strings.Contains(item, "\n") {
+				return fmt.Errorf("%s: record %d: a prompt of other than two lines", path, i+1)
+			}
+			records[i].Input = item
+		}
+		name, err := filepath.Rel(from, path)
+		if err != nil {
+			return err
+		}
+		if err := writeRecords(filepath.Join(out, name), records); err != nil {
+			return err
+		}
+	}
+	raw, err := os.ReadFile(filepath.Join(from, "grid.json"))
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(out, "grid.json"), raw, 0o644)
 }
 
 // writeRecords writes a JSON array with one record a line, so that a change shows as lines.

@@ -67,6 +67,38 @@ func TestCommittedTasks(t *testing.T) {
 	}
 }
 
+// The same tasks with inputs: the item alone, and all else as it was.
+func TestWriteInputs(t *testing.T) {
+	out := t.TempDir()
+	if err := writeInputs(data, out); err != nil {
+		t.Fatal(err)
+	}
+	for _, part := range []string{"train", "test"} {
+		text, err := os.ReadFile(filepath.Join(out, part, "pos-json.json"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var records []record
+		if err := json.Unmarshal(text, &records); err != nil {
+			t.Fatal(err)
+		}
+		for i, r := range read(t, part, "pos-json") {
+			if have := records[i]; have.Input == "" || !strings.HasSuffix(r.Prompt, "\n"+have.Input) || have.Prompt != r.Prompt || have.Response != r.Response {
+				t.Fatalf("%s: %+v of %+v", part, have, r)
+			}
+		}
+	}
+	if a, err := filepath.Glob(filepath.Join(out, "*", "*.json")); err != nil || len(a) != 2*len(contents)*len(formats) {
+		t.Errorf("%d files, %v", len(a), err)
+	}
+	if _, err := os.Stat(filepath.Join(out, "grid.json")); err != nil {
+		t.Error(err)
+	}
+	if err := writeInputs(data, data+"/."); err == nil {
+		t.Error("a folder was written over itself")
+	}
+}
+
 func asks(wordings []string, question string) bool {
 	return slices.ContainsFunc(wordings, func(w string) bool { return strings.Contains(question, w) })
 }

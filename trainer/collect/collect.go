@@ -101,11 +101,22 @@ func (c *Config) Validate() error {
 	return errors.Join(all...)
 }
 
-// Record is one example of a data set.
+// Record is one example of a data set. Prompt is what conditions are made of, and what the
+// base is asked, unless Input says that otherwise: then the adapter is to stand in for what
+// the prompt says beyond it.
 type Record struct {
 	System   string `json:"system,omitempty"`
 	Prompt   string `json:"prompt"`
+	Input    string `json:"input,omitempty"`
 	Response string `json:"response"`
+}
+
+// Question is what the base is asked.
+func (r Record) Question() string {
+	if r.Input != "" {
+		return r.Input
+	}
+	return r.Prompt
 }
 
 // DataSet is records under a name.
@@ -130,6 +141,9 @@ func ReadDataSet(path string) (*DataSet, error) {
 	for i, r := range d.Records {
 		if strings.TrimSpace(r.Prompt) == "" || strings.TrimSpace(r.Response) == "" {
 			return nil, fmt.Errorf("%s: record %d: prompt or response is missing or empty", path, i+1)
+		}
+		if r.Input != "" && strings.TrimSpace(r.Input) == "" {
+			return nil, fmt.Errorf("%s: record %d: input is blank: leave it out where the base is asked the prompt", path, i+1)
 		}
 	}
 	return d, nil
@@ -166,7 +180,7 @@ func (d *DataSet) digest() (string, error) {
 func Examples(m *lm.Model, records []Record, maxTokens int) (examples []lm.Example, dropped int, err error) {
 	for _, r := range records {
 		var e lm.Example
-		if e.Prompt, err = m.Prompt(r.System, r.Prompt); err != nil {
+		if e.Prompt, err = m.Prompt(r.System, r.Question()); err != nil {
 			return nil, 0, err
 		}
 		if e.Answer, err = m.Answer(r.Response); err != nil {

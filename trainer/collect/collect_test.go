@@ -367,6 +367,7 @@ func TestReadDataSet(t *testing.T) {
 		"no JSON":     {`[{`, "expected an array"},
 		"no prompt":   {`[{"prompt":"p","response":"r"},{"response":"r"}]`, "record 2"},
 		"blank":       {`[{"prompt":"p","response":" "}]`, "record 1"},
+		"blank input": {`[{"prompt":"p","input":" ","response":"r"}]`, "record 1: input is blank"},
 		"wrong field": {`[{"prompt":"p","answer":"r"}]`, "record 1"},
 		"wrong type":  {`[{"prompt":1,"response":"r"}]`, "expected an array"},
 	} {

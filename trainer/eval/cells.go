@@ -80,7 +80,8 @@ func (e *evaluation) cell(ctx context.Context, s *cells, k cell, t *Task) (cell,
 	for _, r := range records {
 		var c lm.Choice
 		for _, answer := range append([]string{r.Response}, others(options, r.Response)...) {
-			x, err := e.example(k.Method, t, collect.Record{System: r.System, Prompt: r.Prompt, Response: answer})
+			r.Response = answer
+			x, err := e.example(k.Method, t, r)
 			if err != nil {
 				return k, err
 			}
@@ -143,9 +144,9 @@ func (e *evaluation) example(method string, t *Task, r collect.Record) (x lm.Exa
 	case FewShot:
 		var b strings.Builder
 		for _, shot := range t.Examples[:e.c.Shots] {
-			fmt.Fprintf(&b, "%s\n%s\n\n", shot.Prompt, shot.Response)
+			fmt.Fprintf(&b, "%s\n%s\n\n", shot.Question(), shot.Response)
 		}
-		r.Prompt = b.String() + r.Prompt
+		r.Input = b.String() + r.Question()
 	}
 	list, dropped, err := collect.Examples(e.in.Model, []collect.Record{r}, maxTokens)
 	if err == nil && dropped > 0 {

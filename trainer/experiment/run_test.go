@@ -382,13 +382,35 @@ func TestPooled(t *testing.T) {
 // The plans that come with the project are plans, and keep each content and format of what is
 // held out in training, but for the splits that leave contents out.
 func TestTierM(t *testing.T) {
+	models := filepath.Join("..", "..", "models")
 	for _, name := range []string{"tier-m.json", "tier-m-short.json"} {
-		t.Run(name, func(t *testing.T) { planKeepsAttributes(t, name) })
+		t.Run(name, func(t *testing.T) { planKeepsAttributes(t, filepath.Join(models, name)) })
 	}
+	// Its data are made of models/data, and have the same grid.
+	t.Run("tier-m-inputs.json", func(t *testing.T) {
+		raw, err := os.ReadFile(filepath.Join(models, "tier-m-inputs.json"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		dir := t.TempDir()
+		to, err := filepath.Abs(models)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if to, err = filepath.Rel(dir, to); err != nil {
+			t.Fatal(err)
+		}
+		plan := strings.NewReplacer(`"../build/data-inputs"`, `"`+filepath.ToSlash(to)+`/data"`, `"layout.json"`, `"`+filepath.ToSlash(to)+`/layout.json"`).Replace(string(raw))
+		path := filepath.Join(dir, "plan.json")
+		if err := os.WriteFile(path, []byte(plan), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		planKeepsAttributes(t, path)
+	})
 }
 
-func planKeepsAttributes(t *testing.T, name string) {
-	p, err := experiment.Read(filepath.Join("..", "..", "models", name))
+func planKeepsAttributes(t *testing.T, path string) {
+	p, err := experiment.Read(path)
 	if err != nil {
 		t.Fatal(err)
 	}
