@@ -86,11 +86,14 @@ science: deps-run build ## the claim from nothing: a tiny base, its LoRAs, a gen
 TIER_M_PLAN := models/tier-m.json
 
 .PHONY: tier-m
-tier-m: deps-run build ## the experiment of TIER_M_PLAN on a real base: half a day of two cores; it goes on where it was stopped
+tier-m: deps-run build build/data-inputs/grid.json ## the experiment of TIER_M_PLAN on a real base: half a day of two cores; it goes on where it was stopped
 	@$(SETUP)/assets.sh minilm
 	@$(SETUP)/assets.sh smollm2
-	$(GO) run ./internal/maketasks --inputs models/data --out build/data-inputs
 	build/bin/dndtrain experiment --plan $(TIER_M_PLAN) --base $(DEMO_BASE) --encoder build/deps/minilm --out build/$(basename $(notdir $(TIER_M_PLAN)))
+
+# The last file that is written.
+build/data-inputs/grid.json: $(wildcard models/data/*.json models/data/*/*.json internal/maketasks/*.go)
+	$(GO) run ./internal/maketasks --inputs models/data --out build/data-inputs
 
 .PHONY: test
 test: lint deps build web ## lint, then every test; those of GPU code on two Vulkan drivers and in Chromium

@@ -37,7 +37,7 @@ func main() {
 	seed := pflag.Uint64("seed", 1, "seed of choice and order")
 	inputs := pflag.String("inputs", "", "folder of tasks, to write once more with the item alone as each record's input")
 	pflag.Parse()
-	err := error(nil)
+	var err error
 	if *inputs != "" {
 		err = writeInputs(*inputs, *out)
 	} else {

@@ -11,9 +11,9 @@ import (
 
 const data = "../../models/data"
 
-func read(t *testing.T, part, name string) []record {
+func read(t *testing.T, dir, part, name string) []record {
 	t.Helper()
-	text, err := os.ReadFile(filepath.Join(data, part, name+".json"))
+	text, err := os.ReadFile(filepath.Join(dir, part, name+".json"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -31,7 +31,7 @@ func TestCommittedTasks(t *testing.T) {
 		for _, f := range formats {
 			name := c.name + "-" + f.name
 			for part, want := range map[string]int{"train": 640, "test": 320} {
-				records := read(t, part, name)
+				records := read(t, data, part, name)
 				if len(records) != want {
 					t.Errorf("%s/%s: %d records, want %d", part, name, len(records), want)
 				}
@@ -74,15 +74,8 @@ func TestWriteInputs(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, part := range []string{"train", "test"} {
-		text, err := os.ReadFile(filepath.Join(out, part, "pos-json.json"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		var records []record
-		if err := json.Unmarshal(text, &records); err != nil {
-			t.Fatal(err)
-		}
-		for i, r := range read(t, part, "pos-json") {
+		records := read(t, out, part, "pos-json")
+		for i, r := range read(t, data, part, "pos-json") {
 			if have := records[i]; have.Input == "" || !strings.HasSuffix(r.Prompt, "\n"+have.Input) || have.Prompt != r.Prompt || have.Response != r.Response {
 				t.Fatalf("%s: %+v of %+v", part, have, r)
 			}

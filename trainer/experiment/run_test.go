@@ -388,24 +388,18 @@ func TestTierM(t *testing.T) {
 	}
 	// Its data are made of models/data, and have the same grid.
 	t.Run("tier-m-inputs.json", func(t *testing.T) {
-		raw, err := os.ReadFile(filepath.Join(models, "tier-m-inputs.json"))
-		if err != nil {
-			t.Fatal(err)
-		}
 		dir := t.TempDir()
-		to, err := filepath.Abs(models)
-		if err != nil {
-			t.Fatal(err)
+		for to, from := range map[string]string{"models/tier-m-inputs.json": "tier-m-inputs.json", "models/layout.json": "layout.json", "build/data-inputs/grid.json": "data/grid.json"} {
+			raw, err := os.ReadFile(filepath.Join(models, from))
+			if err != nil {
+				t.Fatal(err)
+			}
+			to = filepath.Join(dir, to)
+			if err := errors.Join(os.MkdirAll(filepath.Dir(to), 0o700), os.WriteFile(to, raw, 0o600)); err != nil {
+				t.Fatal(err)
+			}
 		}
-		if to, err = filepath.Rel(dir, to); err != nil {
-			t.Fatal(err)
-		}
-		plan := strings.NewReplacer(`"../build/data-inputs"`, `"`+filepath.ToSlash(to)+`/data"`, `"layout.json"`, `"`+filepath.ToSlash(to)+`/layout.json"`).Replace(string(raw))
-		path := filepath.Join(dir, "plan.json")
-		if err := os.WriteFile(path, []byte(plan), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		planKeepsAttributes(t, path)
+		planKeepsAttributes(t, filepath.Join(dir, "models", "tier-m-inputs.json"))
 	})
 }
 
