@@ -173,14 +173,14 @@ func (e *encoding) group(params map[string]*tensors.Tensor, ids, mask []uint32, 
 
 	c := e.config
 	x, err := e.part("embeddings", params, embedding(c), []any{idTensor}, func(in []*gomlx.Node, p model.Params) *gomlx.Node {
-		return model.Embed(c, p, in[0])
+		return model.Embed(c, p, in[0], nil)
 	})
 	if err != nil {
 		return err
 	}
 	for i := range c.NumHiddenLayers {
 		y, err := e.part("encoder layer", params, layer(c, i), []any{x, maskTensor}, func(in []*gomlx.Node, p model.Params) *gomlx.Node {
-			return model.EncoderLayer(c, p, 0, in[0], in[1])
+			return model.EncoderLayer(c, p, 0, in[0], in[1], nil)
 		})
 		free(x)
 		if err != nil {

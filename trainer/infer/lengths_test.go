@@ -63,9 +63,9 @@ func wholeSequences(t *testing.T, c encoder.Config, w memory, ids, mask []uint32
 		for i, tensor := range c.Tensors() {
 			p[tensor.Name] = in[i+2]
 		}
-		x := model.Embed(c, p, in[0])
+		x := model.Embed(c, p, in[0], nil)
 		for i := range c.NumHiddenLayers {
-			x = model.EncoderLayer(c, p, i, x, in[1])
+			x = model.EncoderLayer(c, p, i, x, in[1], nil)
 		}
 		return x
 	})

@@ -34,8 +34,14 @@ var changes = []change{
 	{"kernel-1", "kernels of 1", func(c *Config) { c.Generator.Kernel = 1 }},
 	{"channels-quarter", "a quarter of the channels", func(c *Config) { c.Generator.scale(1, 4) }},
 	{"channels-half", "half the channels", func(c *Config) { c.Generator.scale(1, 2) }},
-	{"channels-double", "twice the channels", func(c *Config) { c.Generator.scale(2, 1) }},
+	{"channels-double", "twice the channels", double},
+	{"mixing-rank-4", "kernels over prompts and tokens of rank 4", func(c *Config) { c.Generator.MixingRank = 4 }},
+	{"encoder-dropout", "the encoder's dropout, a tenth, as in the reference", func(c *Config) { c.Generator.EncoderDropout = 0.1 }},
+	{"prompts-128", "128 prompts a task, not 24", func(c *Config) { c.Prompts = Defaults().Prompts }},
+	{"prompts-128-channels-double", "128 prompts a task and twice the channels", func(c *Config) { c.Prompts = Defaults().Prompts; double(c) }},
 }
+
+func double(c *Config) { c.Generator.scale(2, 1) }
 
 // scale multiplies the hidden layers' texts and width.
 func (g *GeneratorConfig) scale(by, over int) {
@@ -122,14 +128,10 @@ func ablate(ctx context.Context, c Config, encoderDir, out string, b backend.Bac
 	}
 	defer e.close()
 	a := &Ablation{}
-	for _, t := range e.net.list {
-		n := 1
-		for _, d := range t.Shape {
-			n *= d
-		}
-		a.Weights += n
+	for _, v := range e.net.initial {
+		a.Weights += len(v)
 	}
-	a.FLOP = 2 * float64(e.net.config.MACs(1))
+	a.FLOP = 2 * float64(e.net.macs())
 	var seen, unseen []TaskScore
 	for i := range splits {
 		s := &splits[i]

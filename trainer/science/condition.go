@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 
 	"github.com/drag-and-drop-lora/dnd/graph/generator"
 	"github.com/drag-and-drop-lora/dnd/graph/safetensors"
@@ -17,6 +18,7 @@ import (
 type conditions struct {
 	length, width int
 	seen, unseen  map[Task][][]float32 // by wording
+	dropped       map[Task][][]float32 // of seen, with the encoder's dropout; nil without
 }
 
 // reader is the text encoder.
@@ -61,41 +63,64 @@ func (r *reader) read(ctx context.Context, prompts []string) ([]float32, int, er
 // training's. They are no records of the corpus, so that a test task's prompts are not those
 // that it is scored on.
 func (r *reader) encode(ctx context.Context, c *Config, report func(done, total int)) ([]safetensors.Tensor, error) {
-	var sets []promptSet
-	for i, t := range append(tasks(c.Values), outsiders(c.Values)...) {
-		sets = append(sets, promptSet{t, false, seedPrompts + int64(i)})
-		if t[0] < c.Values[0] {
-			sets = append(sets, promptSet{t, true, seedPrompts + 1000 + int64(i)})
-		}
-	}
+	sets := promptSets(c)
 	var list []safetensors.Tensor
+	done := 0
 	// A call reads the encoder's weights, so it gets the prompts of several tasks.
-	for from := 0; from < len(sets); from += encodeSets {
-		group := sets[from:min(from+encodeSets, len(sets))]
+	for group := range slices.Chunk(sets, encodeSets) {
 		var prompts []string
 		for _, x := range group {
-			for _, record := range x.task.records(x.seed, c.Prompts, x.unseen) {
-				prompts = append(prompts, record.Prompt)
-			}
+			prompts = append(prompts, x.prompts()...)
 		}
 		v, width, err := r.read(ctx, prompts)
 		if err != nil {
 			return nil, err
 		}
-		row := len(v) / len(group)
-		for i, x := range group {
-			list = append(list, safetensors.FromFloat32s(conditionName(x.task, x.unseen), safetensors.F16, v[i*row:(i+1)*row], c.Prompts, c.Generator.Length, width))
+		for _, x := range group {
+			n := x.n * c.Generator.Length * width
+			list = append(list, safetensors.FromFloat32s(x.name(), safetensors.F16, v[:n], x.n, c.Generator.Length, width))
+			v = v[n:]
 		}
-		report(from+len(group), len(sets))
+		done += len(group)
+		report(done, len(sets))
 	}
 	return list, nil
 }
 
-// promptSet are a task's prompts in one wording.
+// promptSet are a task's n prompts in one wording.
 type promptSet struct {
 	task   Task
 	unseen bool
+	n      int
 	seed   int64
+}
+
+// promptSets are all: of each task in both wordings, of the outsiders in training's.
+func promptSets(c *Config) []promptSet {
+	var sets []promptSet
+	for i, t := range append(tasks(c.Values), outsiders(c.Values)...) {
+		sets = append(sets, promptSet{t, false, c.Prompts, seedPrompts + int64(i)})
+		if t[0] < c.Values[0] {
+			sets = append(sets, promptSet{t, true, c.UnseenPrompts, seedPrompts + 1000 + int64(i)})
+		}
+	}
+	return sets
+}
+
+func (x promptSet) prompts() []string {
+	var list []string
+	for _, record := range x.task.records(x.seed, x.n, x.unseen) {
+		list = append(list, record.Prompt)
+	}
+	return list
+}
+
+// name is the tensor's.
+func (x promptSet) name() string {
+	if x.unseen {
+		return x.task.String() + ".unseen"
+	}
+	return x.task.String()
 }
 
 // encodeSets is how many of them are encoded at a time.
@@ -114,40 +139,42 @@ func outsiders(values [3]int) []Task {
 	return list
 }
 
-func conditionName(t Task, unseen bool) string {
-	if unseen {
-		return t.String() + ".unseen"
-	}
-	return t.String()
-}
-
 func readConditions(f *safetensors.File, c *Config) (*conditions, error) {
 	d := &conditions{seen: map[Task][][]float32{}, unseen: map[Task][][]float32{}}
-	for _, t := range append(tasks(c.Values), outsiders(c.Values)...) {
-		for _, part := range []struct {
-			to     map[Task][][]float32
-			unseen bool
-		}{{d.seen, false}, {d.unseen, true}} {
-			if part.unseen && t[0] >= c.Values[0] {
-				continue
-			}
-			name := conditionName(t, part.unseen)
-			info, ok := f.Lookup(name)
-			if !ok || len(info.Shape) != 3 {
-				return nil, fmt.Errorf("science: conditions lack tensor %s of three axes", name)
-			}
-			v, err := f.Float32s(name)
-			if err != nil {
-				return nil, err
-			}
-			d.length, d.width = info.Shape[1], info.Shape[2]
-			n := d.length * d.width
-			for at := 0; at < len(v); at += n {
-				part.to[t] = append(part.to[t], v[at:at+n:at+n])
-			}
+	for _, x := range promptSets(c) {
+		list, shape, err := readPrompts(f, x.name())
+		if err != nil {
+			return nil, err
+		}
+		d.length, d.width = shape[1], shape[2]
+		if x.unseen {
+			d.unseen[x.task] = list
+		} else {
+			d.seen[x.task] = list
 		}
 	}
 	return d, nil
+}
+
+// readPrompts reads a tensor of prompts, (prompts, length, width).
+func readPrompts(f *safetensors.File, name string) (list [][]float32, shape []int, err error) {
+	info, ok := f.Lookup(name)
+	if !ok || len(info.Shape) != 3 {
+		return nil, nil, fmt.Errorf("science: conditions lack tensor %s of three axes", name)
+	}
+	v, err := f.Float32s(name)
+	if err != nil {
+		return nil, nil, err
+	}
+	return slices.Collect(slices.Chunk(v, info.Shape[1]*info.Shape[2])), info.Shape, nil
+}
+
+// training are the prompts that a task's conditions consist of in fitting.
+func (d *conditions) training(t Task) [][]float32 {
+	if d.dropped != nil {
+		return d.dropped[t]
+	}
+	return d.seen[t]
 }
 
 // drawn appends n of a task's prompts as a condition (n, length, width).

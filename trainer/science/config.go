@@ -39,8 +39,11 @@ type Config struct {
 	Test       int    `json:"test_tasks"`
 	Records    int    `json:"records"`      // of each task, for tuning
 	TestItems  int    `json:"test_records"` // of each task and wording, for scoring
-	Prompts    int    `json:"prompts"`      // of each task and wording, for conditions
-	Draws      int    `json:"draws"`        // of prompts, for scoring
+	// Prompts of each task make its conditions, in the training's wording, and UnseenPrompts
+	// in that kept for tests.
+	Prompts       int `json:"prompts"`
+	UnseenPrompts int `json:"unseen_prompts"`
+	Draws         int `json:"draws"` // of prompts, for scoring
 
 	Base      BaseConfig      `json:"base"`
 	LoRA      LoRAConfig      `json:"lora"`
@@ -91,6 +94,8 @@ type GeneratorConfig struct {
 	Kernel   int      `json:"kernel_size"`
 	Pooled   bool     `json:"pooled"` // every text is the mean of all: their order does not matter
 	Chunk    int      `json:"chunk"`  // columns of a weight token
+	// MixingRank is that of the kernels over N, which are then products of two; 0 is none.
+	MixingRank int `json:"mixing_rank"`
 
 	WeightSteps int     `json:"weight_steps"` // with the loss on weights
 	WeightBatch int     `json:"weight_batch"` // tasks a step
@@ -98,27 +103,30 @@ type GeneratorConfig struct {
 	TaskSteps   int     `json:"task_steps"` // with the base's loss
 	TaskBatch   int     `json:"task_batch"` // tasks a step
 	TaskRate    float64 `json:"task_learning_rate"`
-	TaskRecords int     `json:"task_records"`  // of each of them
-	TaskWeights float64 `json:"task_weights"`  // share of the loss on weights that stays
-	WarmUp      int     `json:"warm_up"`       // steps
-	Drop        float64 `json:"token_drop"`    // share of the prompts' tokens that are set to zero in training
-	Decay       float64 `json:"weight_decay"`  // AdamW's
-	Average     float64 `json:"average_decay"` // of the exponential mean of the weights
-	SaveEvery   int     `json:"save_every"`    // steps between candidates, of which validation picks
-	Seed        int64   `json:"seed"`
+	TaskRecords int     `json:"task_records"` // of each of them
+	TaskWeights float64 `json:"task_weights"` // share of the loss on weights that stays
+	WarmUp      int     `json:"warm_up"`      // steps
+	Drop        float64 `json:"token_drop"`   // share of the prompts' tokens that are set to zero in training
+	// EncoderDropout is the share of the text encoder's hidden values that are set to zero in
+	// training, as the reference leaves its encoder (reference section a.2).
+	EncoderDropout float64 `json:"encoder_dropout"`
+	Decay          float64 `json:"weight_decay"`  // AdamW's
+	Average        float64 `json:"average_decay"` // of the exponential mean of the weights
+	SaveEvery      int     `json:"save_every"`    // steps between candidates, of which validation picks
+	Seed           int64   `json:"seed"`
 }
 
-// Defaults is the full experiment: splits 23 and 24, which no choice was made on.
+// Defaults is the full experiment: splits 25 and 26, which no choice was made on.
 func Defaults() Config {
 	return Config{
-		Splits: []int64{23, 24}, Strict: true, Further: 6, Loss: LossBoth, Cost: true,
+		Splits: []int64{25, 26}, Strict: true, Further: 6, Loss: LossBoth, Cost: true,
 		Values: [3]int{5, 4, 4},
-		Train:  58, Validation: 8, Test: 14, Records: 640, TestItems: 48, Prompts: 32, Draws: 10,
+		Train:  58, Validation: 8, Test: 14, Records: 640, TestItems: 48, Prompts: 128, UnseenPrompts: 32, Draws: 10,
 		Base:  BaseConfig{Layers: 2, Hidden: 64, Heads: 4, MLP: 192, Steps: 2500, Batch: 96, Rate: 3e-3, Seed: 1},
 		LoRA:  LoRAConfig{Rank: 4, Alpha: 8, Batch: 8, SharedSteps: 60, SharedRate: 4e-3, Steps: 100, Rate: 4e-3, Late: 20, SaveEvery: 4, Seed: 999},
 		Joint: JointConfig{Steps: 150, Batch: 96, Rates: []float64{2e-3, 1e-2}, Seed: 999},
 		Generator: GeneratorConfig{Texts: 8, Length: 24, Pads: generator.PadsZero, Features: [][3]int{{16, 12, 64}, {32, 8, 64}}, Kernel: 3, Chunk: 32,
-			WeightSteps: 100, WeightBatch: 16, WeightRate: 1e-3, TaskSteps: 400, TaskBatch: 16, TaskRate: 1e-3, TaskRecords: 6, TaskWeights: 0.1,
+			WeightSteps: 50, WeightBatch: 16, WeightRate: 1e-3, TaskSteps: 300, TaskBatch: 16, TaskRate: 1e-3, TaskRecords: 6, TaskWeights: 0.1,
 			WarmUp: 50, Drop: 0.15, Decay: 0.01, Average: 0.99, SaveEvery: 100, Seed: 999},
 	}
 }
@@ -128,7 +136,7 @@ func Reduced() Config {
 	c := Defaults()
 	c.Splits, c.Strict, c.Cost = []int64{11}, false, false
 	c.Values, c.Train, c.Validation, c.Test = [3]int{4, 3, 3}, 24, 4, 8
-	c.TestItems, c.Prompts, c.Draws = 32, 24, 4
+	c.TestItems, c.Prompts, c.UnseenPrompts, c.Draws = 32, 24, 24, 4
 	c.Base.Steps = 600
 	c.LoRA.Steps, c.Joint.Steps = 80, 40
 	c.Generator.Features = [][3]int{{8, 12, 48}, {16, 8, 48}}
@@ -193,15 +201,19 @@ func (c *Config) Validate() error {
 	for _, v := range []struct {
 		name string
 		n    int
-	}{{"records", c.Records}, {"test records", c.TestItems}, {"prompts", c.Prompts}, {"draws", c.Draws}, {"base steps", c.Base.Steps}, {"base batch", c.Base.Batch},
+	}{{"records", c.Records}, {"test records", c.TestItems}, {"prompts", c.Prompts}, {"prompts in unseen wording", c.UnseenPrompts}, {"draws", c.Draws}, {"base steps", c.Base.Steps}, {"base batch", c.Base.Batch},
 		{"LoRA steps", c.LoRA.Steps}, {"joint steps", c.Joint.Steps}, {"weight steps", c.Generator.WeightSteps}, {"task steps", c.Generator.TaskSteps}} {
 		check(v.n > 0, "%s: %d, expected a positive number", v.name, v.n)
 	}
 	check(c.LoRA.Late > 0 && c.LoRA.Late <= c.LoRA.Steps && c.LoRA.SaveEvery > 0, "late steps %d of %d, saved every %d", c.LoRA.Late, c.LoRA.Steps, c.LoRA.SaveEvery)
 	check(c.Generator.Pads == generator.PadsZero || c.Generator.Pads == generator.PadsEncoded, "pads %q, expected %s or %s", c.Generator.Pads, generator.PadsZero, generator.PadsEncoded)
-	check(c.Prompts >= c.Generator.Texts, "%d prompts a task, a condition takes %d", c.Prompts, c.Generator.Texts)
+	for _, n := range []int{c.Prompts, c.UnseenPrompts} {
+		check(n >= c.Generator.Texts, "%d prompts a task, a condition takes %d", n, c.Generator.Texts)
+	}
 	if _, _, err := c.decoder(384); err != nil {
 		all = append(all, err)
 	}
+	check(c.Generator.MixingRank >= 0, "a mixing rank of %d, expected 0 for none or a positive number", c.Generator.MixingRank)
+	check(c.Generator.EncoderDropout >= 0 && c.Generator.EncoderDropout < 1, "encoder dropout of %v, expected 0 to below 1", c.Generator.EncoderDropout)
 	return errors.Join(all...)
 }

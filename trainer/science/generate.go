@@ -23,12 +23,13 @@ import (
 // network is the generator: a decoder that can be fitted and run. What it compiled serves every fit of
 // the same configuration.
 type network struct {
-	c      *Config
-	b      backend.Backend
-	m      *lm.Model // the base, for the loss on answers
-	config decoder.Config
-	layout *lora.Layout
-	list   []decoder.Tensor // of what is fitted
+	c       *Config
+	b       backend.Backend
+	m       *lm.Model // the base, for the loss on answers
+	config  decoder.Config
+	layout  *lora.Layout
+	list    []decoder.Tensor // of what is fitted
+	initial [][]float32      // its first values
 
 	weights, task, forward *graph.Exec
 }
@@ -39,7 +40,7 @@ func newNetwork(c *Config, width int, m *lm.Model, b backend.Backend) (*network,
 	if g.config, g.layout, err = c.decoder(width); err != nil {
 		return nil, err
 	}
-	g.list = fit.Tensors(g.config)
+	g.list, g.initial = factored(fit.Tensors(g.config), fit.Initial(g.config, c.Generator.Seed), c.Generator.MixingRank, c.Generator.Seed)
 	if g.weights, err = graph.NewExec(b.Backend, func(in []*graph.Node) []*graph.Node { return g.step(in, false) }); err != nil {
 		return nil, err
 	}
@@ -68,6 +69,7 @@ func (g *network) decode(params []*graph.Node, condition *graph.Node) *graph.Nod
 	for i, t := range g.list {
 		p[t.Name] = params[i]
 	}
+	multiply(p)
 	return model.Decode(plain, p, condition, nil, g.b.NativeConvolution(), nil)
 }
 
@@ -153,10 +155,9 @@ func (g *network) fit(ctx context.Context, x *material, loss string, pick func(*
 	}
 
 	state := make([]*tensors.Tensor, 0, 4*len(g.list))
-	initial := fit.Initial(g.config, c.Seed)
 	for kind := range 4 {
 		for i, tensor := range g.list {
-			v := initial[i]
+			v := g.initial[i]
 			if kind == 1 || kind == 2 {
 				v = make([]float32, len(v))
 			}
@@ -196,7 +197,7 @@ func (g *network) fit(ctx context.Context, x *material, loss string, pick func(*
 		for range items {
 			k := rng.IntN(len(x.split.Train))
 			name := x.split.Train[k]
-			condition = drawn(condition, x.conditions.seen[name], c.Texts, rng)
+			condition = drawn(condition, x.conditions.training(name), c.Texts, rng)
 			dropTokens(condition[len(condition)-c.Texts*c.Length*x.conditions.width:], x.conditions.width, c.Drop, rng)
 			target = append(target, targets[k][rng.IntN(len(targets[k]))]...)
 			if task {

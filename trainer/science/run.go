@@ -110,7 +110,7 @@ func (e *experiment) open(ctx context.Context, encoderDir string) (err error) {
 	if e.reader, err = openReader(c, encoderDir, e.b); err != nil {
 		return err
 	}
-	f, err := e.stage("conditions", []any{c.Values, c.Prompts, c.Generator.Length, c.Generator.Pads, encoderDir}, func(report func(done, total int, note string)) ([]safetensors.Tensor, error) {
+	f, err := e.stage("conditions", []any{c.Values, c.Prompts, c.UnseenPrompts, c.Generator.Length, c.Generator.Pads, encoderDir}, func(report func(done, total int, note string)) ([]safetensors.Tensor, error) {
 		return e.reader.encode(ctx, c, func(done, total int) { report(done, total, "") })
 	})
 	if err != nil {
@@ -120,6 +120,19 @@ func (e *experiment) open(ctx context.Context, encoderDir string) (err error) {
 	f.Close()
 	if err != nil {
 		return err
+	}
+	if share := c.Generator.EncoderDropout; share > 0 {
+		f, err := e.stage("dropped conditions", []any{c.Values, c.Prompts, c.Generator.Length, share, encoderDir}, func(report func(done, total int, note string)) ([]safetensors.Tensor, error) {
+			return e.reader.encodeDropped(ctx, c, e.b, func(done, total int) { report(done, total, "") })
+		})
+		if err != nil {
+			return err
+		}
+		err = e.prompts.readDropped(f, c)
+		f.Close()
+		if err != nil {
+			return err
+		}
 	}
 	if e.m, err = lm.New(c.model(), c.Base.Seed, e.b); err != nil {
 		return err

@@ -35,7 +35,7 @@ func few() Config {
 	c.Strict, c.Cost, c.Loss, c.Base.Layers, c.Generator.Kernel = true, true, LossTask, 1, 1
 	c.Values, c.Train, c.Validation, c.Test = [3]int{3, 2, 2}, 9, 1, 2
 	c.Base.Steps, c.LoRA.SharedSteps, c.LoRA.Steps, c.LoRA.Late, c.Joint.Steps = 4, 2, 4, 4, 4
-	c.Base.Batch, c.Joint.Batch, c.LoRA.Batch, c.Records, c.TestItems, c.Prompts, c.Draws = 8, 8, 2, 8, 4, 8, 2
+	c.Base.Batch, c.Joint.Batch, c.LoRA.Batch, c.Records, c.TestItems, c.Prompts, c.UnseenPrompts, c.Draws = 8, 8, 2, 8, 4, 8, 8, 2
 	c.Generator.WeightSteps, c.Generator.TaskSteps, c.Generator.WeightBatch, c.Generator.TaskBatch = 2, 2, 2, 2
 	return c
 }
