@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 )
 
@@ -11,19 +12,28 @@ import (
 // and JSON.
 func TestAblate(t *testing.T) {
 	out, c := t.TempDir(), few()
-	list, err := Ablate(t.Context(), c, []string{"pooled"}, minilm(t), out, openBackend(t), nil)
+	names := []string{"mixing-rank-4", "encoder-dropout"}
+	list, err := Ablate(t.Context(), c, names, minilm(t), out, openBackend(t), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(list) != 1 || list[0].Name != "pooled" || list[0].Weights == 0 || list[0].FLOP == 0 || list[0].NLL.Value <= 0 || list[0].Seconds <= 0 {
+	if len(list) != len(names) {
 		t.Fatalf("%+v", list)
+	}
+	for i, a := range list {
+		if a.Name != names[i] || a.Weights == 0 || a.FLOP == 0 || a.NLL.Value <= 0 || a.Seconds <= 0 {
+			t.Errorf("%+v", a)
+		}
+	}
+	if list[0].Weights >= list[1].Weights || list[0].FLOP >= list[1].FLOP {
+		t.Errorf("low-rank mixing has %d weights and %g FLOP, without %d and %g", list[0].Weights, list[0].FLOP, list[1].Weights, list[1].FLOP)
 	}
 	raw, err := os.ReadFile(filepath.Join(out, "ablations.json"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	var written struct{ Ablations []Ablation }
-	if err := json.Unmarshal(raw, &written); err != nil || len(written.Ablations) != 1 || written.Ablations[0] != list[0] {
+	if err := json.Unmarshal(raw, &written); err != nil || !slices.Equal(written.Ablations, list) {
 		t.Errorf("%v: %+v, want %+v", err, written.Ablations, list)
 	}
 	for _, name := range []string{"ablations.md", "ablations.png"} {
