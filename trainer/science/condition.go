@@ -159,7 +159,7 @@ func readConditions(f *safetensors.File, c *Config) (*conditions, error) {
 // readPrompts reads a tensor of prompts, (prompts, length, width).
 func readPrompts(f *safetensors.File, name string) (list [][]float32, shape []int, err error) {
 	info, ok := f.Lookup(name)
-	if !ok || len(info.Shape) != 3 {
+	if !ok || len(info.Shape) != 3 || info.Shape[1]*info.Shape[2] < 1 {
 		return nil, nil, fmt.Errorf("science: conditions lack tensor %s of three axes", name)
 	}
 	v, err := f.Float32s(name)
