@@ -98,13 +98,19 @@ type promptSet struct {
 // promptSets are all: of each task in both wordings, of the outsiders in training's.
 func promptSets(c *Config) []promptSet {
 	var sets []promptSet
-	for i, t := range append(tasks(c.Values), outsiders(c.Values)...) {
-		sets = append(sets, promptSet{t, false, c.Prompts, seedPrompts + int64(i)})
-		if t[0] < c.Values[0] {
+	known := tasks(c.Values)
+	for i, t := range append(known, outsiders(c.Values)...) {
+		sets = append(sets, seenPrompts(c, i, t))
+		if i < len(known) {
 			sets = append(sets, promptSet{t, true, c.UnseenPrompts, seedPrompts + 1000 + int64(i)})
 		}
 	}
 	return sets
+}
+
+// seenPrompts are those of task i in the training's wording.
+func seenPrompts(c *Config, i int, t Task) promptSet {
+	return promptSet{t, false, c.Prompts, seedPrompts + int64(i)}
 }
 
 func (x promptSet) prompts() []string {

@@ -135,18 +135,16 @@ func (r *reader) encodeDropped(ctx context.Context, c *Config, b backend.Backend
 	}
 	defer d.close()
 	var list []safetensors.Tensor
-	sets := promptSets(c)
-	for i, x := range sets {
-		if x.unseen || x.task[0] >= c.Values[0] {
-			continue
-		}
+	known := tasks(c.Values)
+	for i, t := range known {
+		x := seenPrompts(c, i, t)
 		prompts := slices.Repeat(x.prompts(), dropVariants)
 		v, width, err := d.read(ctx, prompts, x.seed)
 		if err != nil {
 			return nil, err
 		}
-		list = append(list, safetensors.FromFloat32s(droppedName(x.task), safetensors.F16, v, len(prompts), c.Generator.Length, width))
-		report(i+1, len(sets))
+		list = append(list, safetensors.FromFloat32s(droppedName(t), safetensors.F16, v, len(prompts), c.Generator.Length, width))
+		report(i+1, len(known))
 	}
 	return list, nil
 }
