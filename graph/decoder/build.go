@@ -58,6 +58,9 @@ func Build(b *graph.Builder, c Config, condition *graph.Tensor, o Options) *grap
 	for i := range len(c.Features) - 1 {
 		x = d.layer(i, x)
 	}
+	if r := c.Rank(); r > 0 {
+		x = d.expand(x, r)
+	}
 	if c.Affine {
 		y := b.Affine("output", x, Prefix+"output.scale", Prefix+"output.offset")
 		b.Release(x)
@@ -87,6 +90,15 @@ func (d *builder) project(c *graph.Tensor) *graph.Tensor {
 	x := linear(d.Reshape(c, [4]int{1, rows, 1, long}), "down_proj")
 	x = linear(x, "gate_proj")
 	return d.Reshape(x, [4]int{batch, n, short, width})
+}
+
+// expand makes weight tokens of their coordinates in the basis; x is released.
+func (d *builder) expand(x *graph.Tensor, rank int) *graph.Tensor {
+	batch, out := x.Shape[0], d.config.Output()
+	x = d.Reshape(x, [4]int{batch, 1, 1, rank})
+	y := d.Conv(x, graph.Conv{Label: "basis", Weight: Prefix + "output.basis.weight", DType: d.options.DType, Axis: graph.AxisW, Out: int(volume(out)), K: 1})
+	d.Release(x)
+	return d.Reshape(y, [4]int{batch, out[0], out[1], out[2]})
 }
 
 // layer is one layer of section b.2; x is released.

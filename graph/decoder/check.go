@@ -43,6 +43,9 @@ func (c Config) Validate() error {
 			return fmt.Errorf("decoder: features 0 is %v, but modified_length is %d: they must agree in H", c.Features[0], c.ModifiedLength)
 		}
 	}
+	if c.Tokens != [3]int{} && !fits(c.Tokens[:]...) {
+		return fmt.Errorf("decoder: weight tokens of shape %v are impossible or too large", c.Tokens)
+	}
 	for _, t := range c.Tensors() {
 		if !fits(t.Shape...) {
 			return fmt.Errorf("decoder: tensor %s of shape %v is too large", t.Name, t.Shape)
@@ -72,7 +75,22 @@ func (c Config) Condition() [3]int {
 }
 
 // Output is the shape (T, h, w) of the weight tokens.
-func (c Config) Output() [3]int { return c.Features[len(c.Features)-1] }
+func (c Config) Output() [3]int {
+	if c.Tokens != [3]int{} {
+		return c.Tokens
+	}
+	return c.Features[len(c.Features)-1]
+}
+
+// Rank is the number of coordinates of the basis of weight tokens, 0 without one.
+func (c Config) Rank() int {
+	if c.Tokens == [3]int{} {
+		return 0
+	}
+	return int(volume(c.Features[len(c.Features)-1]))
+}
+
+func volume(s [3]int) int64 { return int64(s[0]) * int64(s[1]) * int64(s[2]) }
 
 // Residual says whether layer i adds its input to its output (reference section b.2).
 func (c Config) Residual(i int) bool { return c.Features[i] == c.Features[i+1] }
@@ -107,8 +125,11 @@ func (c Config) Tensors() []Tensor {
 			Tensor{"gate_proj.weight", []int{c.ModifiedLength, c.ModifiedLength}},
 			Tensor{"gate_proj.bias", []int{c.ModifiedLength}})
 	}
+	out := c.Output()
+	if r := c.Rank(); r > 0 {
+		list = append(list, Tensor{"output.basis.weight", []int{int(volume(out)), r}})
+	}
 	if c.Affine {
-		out := c.Output()
 		list = append(list,
 			Tensor{"output.scale", []int{out[0]}},
 			Tensor{"output.offset", []int{out[0], out[1], out[2]}})

@@ -21,14 +21,19 @@ type Config struct {
 	// MaxLength and ModifiedLength are SuperLarge's L and m (b.1).
 	MaxLength      int `json:"max_length,omitempty"`
 	ModifiedLength int `json:"modified_length,omitempty"`
+	// Tokens, if not zero, is the shape (T,h,w) of the weight tokens. Then the last features are
+	// not these but their coordinates c in a basis, r values however shaped, and the tokens are the
+	// sums of c[i] times column i of output.basis.weight, one more tensor of shape (T·h·w,r):
+	// directions in which the adapters of the training tasks differ. Absent in the reference.
+	Tokens [3]int `json:"tokens,omitzero"`
 	// Affine says that the output y is finished as y·output.scale[t] + output.offset[t,y,x],
 	// two more tensors of shapes (T) and (T,h,w): the mean weight tokens of the training
 	// checkpoints and their spread. Absent in the reference.
 	Affine bool `json:"affine,omitempty"`
 }
 
-// MACs is the decoder's cost in multiply-accumulates, as direct summation would take them
-// with padding counted; normalisation and activations are not.
+// MACs is the decoder's cost in multiply-accumulates, its basis included, as direct summation would
+// take them with padding counted; normalisation and activations are not.
 func (c Config) MACs(batch int) int64 {
 	var sum int64
 	for i := range len(c.Features) - 1 {
@@ -42,5 +47,5 @@ func (c Config) MACs(batch int) int64 {
 		long, short := int64(c.MaxLength), int64(c.ModifiedLength)
 		sum += int64(batch) * int64(c.Features[0][0]) * int64(c.Features[0][2]) * (long*short + short*short)
 	}
-	return sum
+	return sum + int64(batch)*int64(c.Rank())*volume(c.Tokens)
 }

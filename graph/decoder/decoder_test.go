@@ -173,6 +173,21 @@ func TestTensors(t *testing.T) {
 	}
 }
 
+// The basis comes between the layers' tensors and those of Affine.
+func TestBasis(t *testing.T) {
+	c := config(t, "fullcond_k4_even")
+	layers, cost := len(c.Tensors()), c.MACs(2)
+	rank := c.Output()[0] * c.Output()[1] * c.Output()[2]
+	c.Affine, c.Tokens = true, [3]int{7, 4, 6}
+	if c.Rank() != rank || c.Output() != c.Tokens || c.MACs(2) != cost+2*int64(rank)*7*4*6 {
+		t.Errorf("rank %d, output %v, %d multiply-accumulates; want %d, %v, %d", c.Rank(), c.Output(), c.MACs(2), rank, c.Tokens, cost+2*int64(rank)*7*4*6)
+	}
+	got := fmt.Sprint(c.Tensors()[layers:])
+	if want := fmt.Sprintf("[{output.basis.weight [168 %d]} {output.scale [7]} {output.offset [7 4 6]}]", rank); got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+}
+
 func TestValidate(t *testing.T) {
 	for _, c := range []struct {
 		want  string
@@ -188,6 +203,8 @@ func TestValidate(t *testing.T) {
 		{"tensor model.decoder.module_list.0.linear2.weight", func(c *decoder.Config) { c.Features[1][0] = 1 << 31 }},
 		{"modified_length 0", func(c *decoder.Config) { c.ModifiedLength = 0 }},
 		{"max_length -1", func(c *decoder.Config) { c.MaxLength = -1 }},
+		{"weight tokens of shape [7 0 6]", func(c *decoder.Config) { c.Tokens = [3]int{7, 0, 6} }},
+		{"tensor output.basis.weight", func(c *decoder.Config) { c.Tokens = [3]int{1 << 12, 1 << 12, 1 << 11} }},
 		{"they must agree", func(c *decoder.Config) { c.ModifiedLength = 9 }},
 	} {
 		d := config(t, "superlarge_k11")

@@ -3,6 +3,7 @@ package generator
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 
 	"github.com/drag-and-drop-lora/dnd/graph/decoder"
 	"github.com/drag-and-drop-lora/dnd/graph/lora"
@@ -34,7 +35,7 @@ func ReadLayout(path string) (Layout, error) {
 
 // ParseLayout reads the text of a layout: class, features, kernel_size and, for the
 // class with projections, max_length and modified_length, as in the reference's
-// settings (b.1, b.2); affine for generators of this project. tokenizer is a tokenizer
+// settings (b.1, b.2); affine and tokens (decoder.Config's) for generators of this project. tokenizer is a tokenizer
 // class of the reference or its alias (0.5B, 1.5B, 3B-VL, 7B), or "custom" with chunk,
 // the columns of a chunk; token_size repeats (h,w). Other keys are ignored.
 func ParseLayout(raw []byte) (Layout, error) {
@@ -45,6 +46,7 @@ func ParseLayout(raw []byte) (Layout, error) {
 		MaxLength      int     `json:"max_length"`
 		ModifiedLength int     `json:"modified_length"`
 		Affine         bool    `json:"affine"`
+		Tokens         []int   `json:"tokens"`
 		Tokenizer      string  `json:"tokenizer"`
 		TokenSize      []int   `json:"token_size"`
 		Chunk          int     `json:"chunk"`
@@ -54,6 +56,12 @@ func ParseLayout(raw []byte) (Layout, error) {
 	}
 	var l Layout
 	l.Decoder = decoder.Config{Class: f.Class, KernelSize: f.KernelSize, Affine: f.Affine}
+	if f.Tokens != nil {
+		if len(f.Tokens) != 3 || slices.Min(f.Tokens) < 1 {
+			return Layout{}, fmt.Errorf("layout: tokens is %v, expected (T,h,w), the number and size of the weight tokens", f.Tokens)
+		}
+		l.Decoder.Tokens = [3]int(f.Tokens)
+	}
 	if f.Class == decoder.SuperLarge {
 		l.Decoder.MaxLength, l.Decoder.ModifiedLength = f.MaxLength, f.ModifiedLength
 	}
@@ -69,7 +77,7 @@ func ParseLayout(raw []byte) (Layout, error) {
 	out := l.Decoder.Output()
 	l.Tiling = lora.Tiling{Height: out[1], Width: out[2], Chunk: f.Chunk}
 	if f.TokenSize != nil && (len(f.TokenSize) != 2 || f.TokenSize[0] != out[1] || f.TokenSize[1] != out[2]) {
-		return Layout{}, fmt.Errorf("layout: token_size is %v, but the last features make tokens of %v", f.TokenSize, out[1:])
+		return Layout{}, fmt.Errorf("layout: token_size is %v, but the weight tokens are of %v", f.TokenSize, out[1:])
 	}
 	if f.Tokenizer != "" {
 		var err error

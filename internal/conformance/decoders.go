@@ -31,10 +31,10 @@ func decoderCases() ([]Case, error) {
 	for _, d := range goldenDecoders {
 		for _, v := range []struct {
 			binding int64
-			affine  bool
+			ending  ending
 			method  graph.Method
-		}{{0, false, ""}, {d.binding, false, graph.Direct}, {d.binding, true, graph.Direct}, {0, false, graph.Fourier}} {
-			c, err := decoderCase(d.name, v.binding, v.affine, v.method, nil)
+		}{{0, plain, ""}, {d.binding, plain, graph.Direct}, {d.binding, affine, graph.Direct}, {d.binding, basis, graph.Direct}, {0, plain, graph.Fourier}} {
+			c, err := decoderCase(d.name, v.binding, v.ending, v.method, nil)
 			if err != nil {
 				return nil, fmt.Errorf("decoder %s: %w", d.name, err)
 			}
@@ -68,8 +68,17 @@ func readAll(path, prefix string) (Tensors, map[string][]int, error) {
 	return tensors, shapes, nil
 }
 
+// ending is what follows a decoder's last layer.
+type ending string
+
+const (
+	plain  ending = ""
+	affine ending = "affine"
+	basis  ending = "basis" // and affine
+)
+
 // decoderCase holds a decoder to a golden file; prepare is the Builder's.
-func decoderCase(name string, binding int64, affine bool, method graph.Method, prepare *graph.Preparation) (Case, error) {
+func decoderCase(name string, binding int64, end ending, method graph.Method, prepare *graph.Preparation) (Case, error) {
 	var config decoder.Config
 	text, err := os.ReadFile(golden.Path("decoders", name, "config.json"))
 	if err == nil {
@@ -91,13 +100,18 @@ func decoderCase(name string, binding int64, affine bool, method graph.Method, p
 	if err != nil {
 		return Case{}, err
 	}
-	title := strings.TrimSpace(fmt.Sprintf("%s binding%d affine %v %s", name, binding, affine, method))
-	limits := bound(binding)
-	limits.Tuning = &graph.Tuning{All: graph.ConvWay{Method: method}}
-	if affine {
+	title := strings.TrimSpace(fmt.Sprintf("%s binding%d %s %s", name, binding, end, method))
+	if end == basis {
+		config.Tokens = [3]int{7, 4, 6}
+		io["output"] = expand(config, io["output"], weights)
+		binding = max(binding, int64(4*8*config.Rank())) // one tile of positions
+	}
+	if end != plain {
 		config.Affine = true
 		io["output"] = finish(config, io["output"], weights)
 	}
+	limits := bound(binding)
+	limits.Tuning = &graph.Tuning{All: graph.ConvWay{Method: method}}
 	p, err := build(title, limits, func(b *graph.Builder) {
 		b.Prepare = prepare
 		condition := b.Input("condition", [4]int(ioShapes["condition"]))
@@ -125,6 +139,25 @@ func decoderCase(name string, binding int64, affine bool, method graph.Method, p
 		c.Want = append(c.Want, w)
 	}
 	return c, nil
+}
+
+// expand makes up a basis of weight tokens, and adds up those that it stands for.
+func expand(c decoder.Config, coordinates []float32, weights Tensors) []float32 {
+	out, rank := c.Output(), c.Rank()
+	values := out[0] * out[1] * out[2]
+	table := scaled(uniform(3, values*rank), float32(1/math.Sqrt(float64(rank))))
+	weights[decoder.Prefix+"output.basis.weight"] = table
+	var tokens []float32
+	for ; len(coordinates) > 0; coordinates = coordinates[rank:] {
+		for i := range values {
+			sum := 0.0
+			for j, x := range coordinates[:rank] {
+				sum += float64(x) * float64(table[i*rank+j])
+			}
+			tokens = append(tokens, float32(sum))
+		}
+	}
+	return tokens
 }
 
 // finish makes up the tensors of an affine output and applies them.

@@ -18,11 +18,11 @@ func RunHeld(t *testing.T, exec graph.Holder, backend string) {
 			binding int64
 			method  graph.Method
 		}{{0, ""}, {d.binding, graph.Direct}, {0, graph.Direct}, {0, graph.Fourier}} {
-			c, err := decoderCase(d.name, v.binding, true, v.method, &graph.Preparation{})
+			c, err := decoderCase(d.name, v.binding, affine, v.method, &graph.Preparation{})
 			if err != nil {
 				t.Fatal(err)
 			}
-			streamed, err := decoderCase(d.name, v.binding, true, v.method, nil)
+			streamed, err := decoderCase(d.name, v.binding, affine, v.method, nil)
 			if err != nil {
 				t.Fatal(err)
 			}

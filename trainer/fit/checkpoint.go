@@ -98,7 +98,7 @@ func open(dir string, c *Config, d *Data) (*folder, error) {
 		}
 	}
 	if c.Decoder.Affine && r.standard == nil {
-		if r.standard, err = readStandard(filepath.Join(dir, standardName), c.Decoder.Output()); err != nil {
+		if r.standard, err = readStandard(filepath.Join(dir, standardName), c.Decoder); err != nil {
 			return nil, err
 		}
 	}
@@ -113,7 +113,12 @@ func (r *folder) standardise(c *Config, d *Data) (err error) {
 	if r.standard, err = d.Standardise(c.JointShare); err != nil {
 		return err
 	}
-	return writeStandard(filepath.Join(r.dir, standardName), r.standard, c.Decoder.Output())
+	if rank := c.Decoder.Rank(); rank > 0 {
+		if r.standard.Basis, err = d.basis(r.standard, rank); err != nil {
+			return err
+		}
+	}
+	return writeStandard(filepath.Join(r.dir, standardName), r.standard, c.Decoder)
 }
 
 // CheckFolder is an error where the folder of a run holds one of another configuration, or
@@ -293,9 +298,12 @@ func Fitted(dir string) (*Record, []safetensors.Tensor, int, error) {
 		add(list[i], v)
 	}
 	if record.Config.Decoder.Affine {
-		s, err := readStandard(filepath.Join(dir, standardName), record.Config.Decoder.Output())
+		s, err := readStandard(filepath.Join(dir, standardName), record.Config.Decoder)
 		if err != nil {
 			return nil, nil, 0, err
+		}
+		if s.Basis != nil {
+			add(list[len(list)-3], s.Basis)
 		}
 		add(list[len(list)-2], s.Scale)
 		add(list[len(list)-1], s.Offset)
@@ -303,27 +311,37 @@ func Fitted(dir string) (*Record, []safetensors.Tensor, int, error) {
 	return record, out, r.step, nil
 }
 
-func writeStandard(path string, s *Standard, shape [3]int) error {
-	return safetensors.WriteFile(path, []safetensors.Tensor{
+func writeStandard(path string, s *Standard, c decoder.Config) error {
+	shape := c.Output()
+	list := []safetensors.Tensor{
 		safetensors.FromFloat32s("mean", safetensors.F32, s.Mean, shape[:]...),
 		safetensors.FromFloat32s("spread", safetensors.F32, s.Spread, shape[0]),
 		safetensors.FromFloat32s("scale", safetensors.F32, s.Scale, shape[0]),
 		safetensors.FromFloat32s("offset", safetensors.F32, s.Offset, shape[:]...),
-	}, nil)
+	}
+	if r := c.Rank(); r > 0 {
+		list = append(list, safetensors.FromFloat32s("basis", safetensors.F32, s.Basis, len(s.Basis)/r, r))
+	}
+	return safetensors.WriteFile(path, list, nil)
 }
 
-func readStandard(path string, shape [3]int) (*Standard, error) {
+func readStandard(path string, c decoder.Config) (*Standard, error) {
 	f, err := safetensors.Open(path)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	s := &Standard{}
+	s, shape := &Standard{}, c.Output()
 	if s.Scale, err = f.Shaped("scale", shape[0]); err != nil {
 		return nil, err
 	}
 	if s.Offset, err = f.Shaped("offset", shape[:]...); err != nil {
 		return nil, err
+	}
+	if r := c.Rank(); r > 0 {
+		if s.Basis, err = f.Shaped("basis", shape[0]*shape[1]*shape[2], r); err != nil {
+			return nil, err
+		}
 	}
 	if _, ok := f.Lookup("mean"); !ok {
 		// A run of before SetJoint.

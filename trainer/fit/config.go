@@ -151,6 +151,7 @@ func (c *Config) Validate() error {
 	}
 	check(c.WarmUp >= 0 && c.WarmUp < c.Steps, "warm_up %d, expected fewer than the %d steps", c.WarmUp, c.Steps)
 	check(c.Prompts >= 0, "prompts is %d, expected 0 for all or a positive number", c.Prompts)
+	check(c.Decoder.Rank() == 0 || c.Decoder.Affine, "the decoder has a basis of weight tokens, but is not affine: a basis is of standardised ones")
 	check(c.JointShare == 0 || c.Decoder.Affine, "joint_share %v, but the decoder is not affine: it has no tensor for a joint LoRA", c.JointShare)
 	check(c.SaveEvery > 0, "save_every is %d, expected a positive number", c.SaveEvery)
 	switch x := c.Task; c.Loss {

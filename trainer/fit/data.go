@@ -184,6 +184,9 @@ type Standard struct {
 	Mean          []float32 // (T,h,w): over each data set's checkpoints, then over data sets
 	Spread        []float32 // (T): root mean square of what remains; 0 where nothing varies
 	Scale, Offset []float32 // (T), (T,h,w): output.scale and output.offset
+	// Basis is output.basis.weight (T·h·w,r), nil without: the r directions in which the data sets' means,
+	// standardised, differ most. The data sets' coordinates in each have a mean square of 1.
+	Basis []float32
 }
 
 // minSpread is the spread below which a token counts as constant, a frozen lora_A's.

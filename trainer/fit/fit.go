@@ -87,7 +87,7 @@ func Run(ctx context.Context, c Config, d *Data, r Resources, dir string, report
 			return nil, err
 		}
 	}
-	s, err := newStepper(&c, r.Backend, r.Devices, weight, onAnswers)
+	s, err := newStepper(&c, r.Backend, r.Devices, weight, run.standard, onAnswers)
 	if err != nil {
 		return nil, err
 	}
@@ -145,6 +145,9 @@ func (c *Config) fits(d *Data, r *Resources) error {
 	t, h, w := d.layout.Shape()
 	if out := c.Decoder.Output(); out != [3]int{t, h, w} {
 		all = append(all, fmt.Errorf("the decoder makes weight tokens (%d,%d,%d), the checkpoints have (%d,%d,%d)", out[0], out[1], out[2], t, h, w))
+	}
+	if rank := c.Decoder.Rank(); rank > 0 && rank >= len(d.Sets) {
+		all = append(all, fmt.Errorf("the decoder's basis has %d directions, but %d data sets differ in %d: let its last features have fewer values", rank, len(d.Sets), len(d.Sets)-1))
 	}
 	if have := d.joint != nil; have != (c.JointShare > 0) {
 		all = append(all, fmt.Errorf("joint_share is %v, and a joint LoRA is there: %v", c.JointShare, have))

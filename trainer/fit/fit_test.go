@@ -141,6 +141,12 @@ func config(affine bool) fit.Config {
 	return c
 }
 
+// inBasis lets the decoder make the one coordinate in which two data sets differ.
+func inBasis(c *fit.Config) {
+	c.Decoder.Tokens = c.Decoder.Output()
+	c.Decoder.Features[2] = [3]int{1, 1, 1}
+}
+
 func cpu(t *testing.T) backend.Backend {
 	b, err := backend.Open(backend.CPU)
 	if err != nil {
@@ -167,15 +173,21 @@ func TestResumeIsExact(t *testing.T) {
 		dtype      string
 		average    float64
 		drop       float64
+		basis      bool
 	}{
-		{"reference", false, cpu, 1, 1, fit.F32, 0, 0},
-		{"affine", true, cpu, 1, 1, fit.F32, 0, 0},
-		{"affine in parts, averaged, fewer tokens", true, cpu, 1, 2, fit.F32, 0.9, 0.1},
-		{"affine on two devices in bfloat16", true, pjrt, 2, 1, fit.BF16, 0.9, 0},
+		{"reference", false, cpu, 1, 1, fit.F32, 0, 0, false},
+		{"affine", true, cpu, 1, 1, fit.F32, 0, 0, false},
+		{"affine in parts, averaged, fewer tokens", true, cpu, 1, 2, fit.F32, 0.9, 0.1, false},
+		{"affine on two devices in bfloat16", true, pjrt, 2, 1, fit.BF16, 0.9, 0, false},
+		{"in a basis", true, cpu, 1, 2, fit.F32, 0.9, 0, true},
+		{"in a basis on two devices in bfloat16", true, pjrt, 2, 1, fit.BF16, 0.9, 0, true},
 	} {
 		t.Run(way.name, func(t *testing.T) {
 			data := must[*fit.Data](t)(fit.OpenData(collected(t), nil, "", tiling))
 			res, c := fit.Resources{Encoder: tinyEncoder(t), Backend: way.backend(t), Devices: way.devices}, config(way.affine)
+			if way.basis {
+				inBasis(&c)
+			}
 			c.Batch, c.Accumulate, c.DType, c.Average, c.TokenDrop = 4, way.accumulate, way.dtype, way.average, way.drop
 			whole, parts, killed := t.TempDir(), t.TempDir(), t.TempDir()
 			var losses []float64

@@ -8,7 +8,6 @@ import (
 	"testing"
 
 	"github.com/drag-and-drop-lora/dnd/graph/lora"
-	"github.com/drag-and-drop-lora/dnd/graph/safetensors"
 	"github.com/drag-and-drop-lora/dnd/trainer/collect"
 	"github.com/drag-and-drop-lora/dnd/trainer/fit"
 )
@@ -36,15 +35,7 @@ func TestJointShare(t *testing.T) {
 		return err
 	}
 	fitted := func(out string) (scale, offset []float32) {
-		_, list, _, err := fit.Fitted(out)
-		if err != nil {
-			t.Fatal(err)
-		}
-		dir := t.TempDir()
-		if err := safetensors.WriteFile(filepath.Join(dir, "checkpoint.safetensors"), list, nil); err != nil {
-			t.Fatal(err)
-		}
-		all := tensorsOf(t, dir)
+		all := fittedOf(t, out)
 		return all["output.scale"], all["output.offset"]
 	}
 	plain, mixed := t.TempDir(), t.TempDir()

@@ -34,7 +34,7 @@ type Memory struct {
 	Weights   int64 `json:"weights"`
 	Gradients int64 `json:"gradients"` // twice the weights' with accumulation: sums, old and new
 	Moments   int64 `json:"optimizer"` // both of Adam's, and the mean with Config.Average
-	Inputs    int64 `json:"inputs"`    // conditions and targets of a part
+	Inputs    int64 `json:"inputs"`    // conditions and targets of a part, and the basis of weight tokens
 	// Activations are those that the backward pass needs, and the largest that are made
 	// there at a time.
 	Activations int64 `json:"activations"`
@@ -73,7 +73,7 @@ func NewPlan(c *Config, devices int) (*Plan, error) {
 	in, out := c.Decoder.Condition(), c.Decoder.Output()
 	w := 4 * p.Parameters
 	m := Memory{Weights: w, Gradients: w, Moments: 2 * w, Reordered: w,
-		Inputs:      4 * int64(p.Part) * (volume(in[:]...) + volume(out[:]...)),
+		Inputs:      4 * (int64(p.Part)*(volume(in[:]...)+volume(out[:]...)) + int64(c.Decoder.Rank())*volume(out[:]...)),
 		Activations: activations(c, p.Part)}
 	if c.Accumulate > 1 {
 		m.Gradients = 2 * w
@@ -119,6 +119,10 @@ func activations(c *Config, items int) int64 {
 		x, u, v, z, y := n*h*w, n*h*wo, n*ho*w, n*ho*wo, no*ho*wo
 		kept += 4*x + size*(x+u+v+2*z+y)
 		most = max(most, size*(2*x+max(u, v)+z+y))
+	}
+	if c.Decoder.Rank() > 0 {
+		out := c.Decoder.Output()
+		kept += 4 * volume(out[:]...)
 	}
 	return int64(items) * (kept + most)
 }

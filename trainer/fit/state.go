@@ -62,10 +62,9 @@ func (s *state) copies(c *Config, n int) ([]*state, error) {
 	return all, nil
 }
 
-// weights lists the fitted tensors: the decoder's, less the two that Standardise
-// computes.
+// weights lists the fitted tensors: the decoder's, less those that Standardise computes.
 func weights(c decoder.Config) []decoder.Tensor {
-	c.Affine = false
+	c.Affine, c.Tokens = false, [3]int{}
 	return c.Tensors()
 }
 

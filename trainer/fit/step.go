@@ -30,15 +30,19 @@ type stepper struct {
 	update    *graph.Exec
 
 	weight  []*tensors.Tensor // of the loss on weights, (1,T,1,1) on each device
+	basis   []*tensors.Tensor // of the weight tokens, (T·h·w,r) on each device; nil without
 	answers *answers          // nil without the loss on answers
 }
 
 // newStepper compiles for a number of devices. weight is that of the loss on weights, one
 // a token; a is nil with LossWeights.
-func newStepper(c *Config, b backend.Backend, devices int, weight []float32, a *answers) (*stepper, error) {
+func newStepper(c *Config, b backend.Backend, devices int, weight []float32, st *Standard, a *answers) (*stepper, error) {
 	s := &stepper{c: c, b: b, devices: devices, n: len(weights(c.Decoder)), answers: a}
 	for range devices {
 		s.weight = append(s.weight, tensors.FromFlatDataAndDimensions(weight, 1, len(weight), 1, 1))
+		if r := c.Decoder.Rank(); r > 0 {
+			s.basis = append(s.basis, tensors.FromFlatDataAndDimensions(st.Basis, len(st.Basis)/r, r))
+		}
 	}
 	exec := func(f func([]*graph.Node) []*graph.Node, split int) (*graph.Exec, error) {
 		e, err := graph.NewExec(b.Backend, f)
@@ -84,7 +88,7 @@ func distribute(e *graph.Exec, devices, split int) error {
 }
 
 func (s *stepper) close() {
-	backend.Free(s.weight)
+	backend.Free(s.weight, s.basis)
 	for _, e := range []*graph.Exec{s.gradients, s.task, s.update} {
 		if e != nil {
 			e.Finalize()
@@ -96,7 +100,7 @@ func (s *stepper) close() {
 }
 
 // gradientsGraph is (condition (b,N,L,C), target (b,T,h,w), weight (1,T,1,1), number of
-// the step's values, random state, parameters, sums of gradients or none) to (the part's
+// the step's values, random state, basis or none, parameters, sums of gradients or none) to (the part's
 // share of the loss, of that on weights and of that on answers, sums of gradients). With
 // task there are also the batch of records behind target, and the number of the step's
 // answers' tokens and answers.place's constants before the parameters.
@@ -115,6 +119,10 @@ func (s *stepper) gradientsGraph(in []*graph.Node, task bool) []*graph.Node {
 	if task {
 		count, constants = take(1), take(len(s.answers.constants[0]))
 	}
+	var basis *graph.Node
+	if s.basis != nil {
+		basis = take(1)[0]
+	}
 	params, sums := take(s.n), in
 
 	random := rest[2]
@@ -127,7 +135,7 @@ func (s *stepper) gradientsGraph(in []*graph.Node, task bool) []*graph.Node {
 		return graph.Add(x, graph.MulScalar(noise, deviation))
 	}
 	target := add(pairs[1], s.c.TargetNoise)
-	output := s.decode(params, pairs[0], func(x *graph.Node) *graph.Node { return add(x, s.c.ConditionNoise) })
+	output := s.decode(params, basis, pairs[0], func(x *graph.Node) *graph.Node { return add(x, s.c.ConditionNoise) })
 	onWeights := graph.Div(model.SquareError(output, target, rest[0]), rest[1])
 	loss, onAnswers := onWeights, graph.ZerosLike(onWeights)
 	if task {
@@ -146,7 +154,7 @@ func (s *stepper) gradientsGraph(in []*graph.Node, task bool) []*graph.Node {
 
 // decode is condition (b,N,L,C) to weight tokens (b,T,h,w), standardised if the decoder
 // is Affine.
-func (s *stepper) decode(params []*graph.Node, condition *graph.Node, noise func(*graph.Node) *graph.Node) *graph.Node {
+func (s *stepper) decode(params []*graph.Node, basis, condition *graph.Node, noise func(*graph.Node) *graph.Node) *graph.Node {
 	p := model.Params{}
 	for i, t := range weights(s.c.Decoder) {
 		p[t.Name] = params[i]
@@ -154,6 +162,7 @@ func (s *stepper) decode(params []*graph.Node, condition *graph.Node, noise func
 	if s.c.DType == BF16 {
 		p = model.Mixed(p, dtypes.BFloat16)
 	}
+	p["output.basis.weight"] = basis
 	plain := s.c.Decoder
 	plain.Affine = false
 	return model.Decode(plain, p, condition, noise, s.b.NativeConvolution(), nil)
@@ -234,6 +243,9 @@ func (s *stepper) part(i, j int, in fed, states []*state, sums [][]*tensors.Tens
 		args = append(args, s.weight[d], float32(max(in.values, 1)), own[d])
 		if task {
 			args = appendAll(append(args, float32(in.answers)), s.answers.constants[d])
+		}
+		if s.basis != nil {
+			args = append(args, s.basis[d])
 		}
 		args = appendAll(args, states[d].params)
 		if sums != nil {

@@ -41,7 +41,7 @@ func filled(shape ...int) *tensors.Tensor {
 func measureSteps(b *testing.B, c *Config, be backend.Backend, a *answers) {
 	b.Helper()
 	in, out := c.Decoder.Condition(), c.Decoder.Output()
-	step, err := newStepper(c, be, 1, make([]float32, out[0]), a)
+	step, err := newStepper(c, be, 1, make([]float32, out[0]), nil, a)
 	if err != nil {
 		b.Fatal(err)
 	}

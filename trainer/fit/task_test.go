@@ -75,11 +75,17 @@ func TestTaskLossFalls(t *testing.T) {
 		t.Errorf("losses on answers %v, expected them from the second step on", list)
 	}
 	c.Steps, c.Task.From = 2, 0
-	_, want := run(c, cpu(t), 1)
-	c.Accumulate = 2
-	_, got := run(c, pjrt(t), 2)
-	if d := distance(t, c, want, got); d > 1e-4 {
-		t.Errorf("in two parts on two devices of XLA the weights differ by %.2g of their change", d)
+	for _, basis := range []bool{false, true} {
+		c := c
+		if basis {
+			inBasis(&c)
+		}
+		_, want := run(c, cpu(t), 1)
+		c.Accumulate = 2
+		_, got := run(c, pjrt(t), 2)
+		if d := distance(t, c, want, got); d > 1e-4 {
+			t.Errorf("basis %v: in two parts on two devices of XLA the weights differ by %.2g of their change", basis, d)
+		}
 	}
 }
 

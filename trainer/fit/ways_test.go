@@ -32,6 +32,20 @@ func tensorsOf(t *testing.T, dir string) map[string][]float32 {
 	return all
 }
 
+// fittedOf reads all tensors that a run's export has.
+func fittedOf(t *testing.T, dir string) map[string][]float32 {
+	t.Helper()
+	_, list, _, err := fit.Fitted(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	to := t.TempDir()
+	if err := safetensors.WriteFile(filepath.Join(to, "checkpoint.safetensors"), list, nil); err != nil {
+		t.Fatal(err)
+	}
+	return tensorsOf(t, to)
+}
+
 // distance is the norm of the difference of two runs' weights over that of their change
 // since the start.
 func distance(t *testing.T, c fit.Config, a, b map[string][]float32) float64 {

@@ -60,6 +60,14 @@ func (r *Runner) Decode(ctx context.Context, c decoder.Config, w graph.Weights, 
 		}
 		x = y
 	}
+	if c.Rank() > 0 {
+		y, err := d.expand(x, batch)
+		free(x)
+		if err != nil {
+			return nil, fmt.Errorf("basis: %w", err)
+		}
+		x = y
+	}
 	if c.Affine {
 		y, err := d.affine(x)
 		free(x)
@@ -275,6 +283,27 @@ func (d *decoding) norm(x *tensors.Tensor, key string, from [3]int) (*tensors.Te
 	return d.run(operation{name: "norm"}, func(in []*gomlx.Node) *gomlx.Node {
 		return model.LayerNorm(in[0], in[1], in[2], eps, 2, 3)
 	}, x, weight, bias)
+}
+
+// expand makes weight tokens of their coordinates in the basis. x stays the caller's.
+func (d *decoding) expand(x *tensors.Tensor, batch int) (*tensors.Tensor, error) {
+	to := d.config.Output()
+	reshape := func(x *tensors.Tensor, shape ...int) (*tensors.Tensor, error) {
+		return d.run(operation{"reshape", [4]int(shape)}, func(in []*gomlx.Node) *gomlx.Node {
+			return gomlx.Reshape(in[0], shape...)
+		}, x)
+	}
+	flat, err := reshape(x, batch, 1, 1, d.config.Rank())
+	if err != nil {
+		return nil, err
+	}
+	defer free(flat)
+	y, err := d.convolve(flat, decoder.Prefix+"output.basis.weight", model.AxisW, product(to[:]...), 1)
+	if err != nil {
+		return nil, err
+	}
+	defer free(y)
+	return reshape(y, batch, to[0], to[1], to[2])
 }
 
 func (d *decoding) affine(x *tensors.Tensor) (*tensors.Tensor, error) {

@@ -183,8 +183,9 @@ func TestGeneration(t *testing.T) {
 	})
 }
 
-func TestDecodeAffine(t *testing.T) {
-	c := decoder.Config{Class: decoder.FullCond, Features: [][3]int{{2, 3, 4}, {3, 4, 4}}, KernelSize: 3, Affine: true}
+// What ends a decoder, in one graph and in pieces: a basis of weight tokens, and Affine.
+func TestDecodeEndings(t *testing.T) {
+	c := decoder.Config{Class: decoder.FullCond, Features: [][3]int{{2, 3, 4}, {3, 4, 4}}, KernelSize: 3, Tokens: [3]int{5, 4, 6}, Affine: true}
 	w := memory{}
 	for _, tensor := range c.Tensors() {
 		n := 1
@@ -197,27 +198,64 @@ func TestDecodeAffine(t *testing.T) {
 		}
 		w[decoder.Prefix+tensor.Name] = values
 	}
-	condition := make([]float32, 2*3*4)
+	affine, basis := c, c
+	affine.Tokens, basis.Affine = [3]int{}, false
+	wide := memory{} // affine's own
+	for name, v := range w {
+		wide[name] = v
+	}
+	wide[decoder.Prefix+"output.scale"], wide[decoder.Prefix+"output.offset"] = []float32{1, 2, 3}, make([]float32, 3*4*4)
+	wide[decoder.Prefix+"output.offset"][7] = 5
+	const batch = 2
+	condition := make([]float32, batch*2*3*4)
 	for i := range condition {
 		condition[i] = float32(i%7) - 3
 	}
-	each(t, func(t *testing.T, r *infer.Runner) {
-		got, err := r.Decode(context.Background(), c, w, condition, 1, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		plain := c
-		plain.Affine = false
-		y, err := r.Decode(context.Background(), plain, w, condition, 1, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
+	scaled := func(y []float32, w memory, tokens int) []float32 {
 		scale, offset := w[decoder.Prefix+"output.scale"], w[decoder.Prefix+"output.offset"]
+		plane := len(offset) / tokens
 		for i := range y {
-			y[i] = y[i]*scale[i/16] + offset[i]
+			y[i] = y[i]*scale[i/plane%tokens] + offset[i%len(offset)]
 		}
-		if d := distance(got, y); d > 1e-6 {
-			t.Errorf("difference %.1e", d)
+		return y
+	}
+	expanded := func(y []float32) (out []float32) {
+		table, rank := w[decoder.Prefix+"output.basis.weight"], c.Rank()
+		for ; len(y) > 0; y = y[rank:] {
+			for i := range len(table) / rank {
+				sum := 0.0
+				for j, x := range y[:rank] {
+					sum += float64(x) * float64(table[i*rank+j])
+				}
+				out = append(out, float32(sum))
+			}
+		}
+		return out
+	}
+	each(t, func(t *testing.T, r *infer.Runner) {
+		for name, limit := range map[string]int64{"one graph": 1 << 30, "in pieces": 200} {
+			r.SetLimits(limit, 1<<30, 1<<50, math.MaxInt, 0)
+			decode := func(c decoder.Config, w memory) []float32 {
+				y, err := r.Decode(t.Context(), c, w, condition, batch, nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				return y
+			}
+			plain := affine
+			plain.Affine = false
+			for _, v := range []struct {
+				what      string
+				got, want []float32
+			}{
+				{"affine", decode(affine, wide), scaled(decode(plain, w), wide, 3)},
+				{"basis", decode(basis, w), expanded(decode(plain, w))},
+				{"both", decode(c, w), scaled(expanded(decode(plain, w)), w, 5)},
+			} {
+				if d := distance(v.got, v.want); d > 1e-5 {
+					t.Errorf("%s, %s: difference %.1e", name, v.what, d)
+				}
+			}
 		}
 	})
 }

@@ -1,5 +1,6 @@
 // Package linear is what the training-free rivals of a generator compute from the features
-// of tasks: shares of the training tasks, whose adapters their weights are then added up by.
+// of tasks: shares of the training tasks, whose adapters their weights are then added up by;
+// and the directions in which tasks differ, which a generator's weight tokens may be made of.
 // It knows neither prompts nor adapters.
 package linear
 

@@ -46,3 +46,70 @@ func TestNearest(t *testing.T) {
 		t.Errorf("nearest is %d", i)
 	}
 }
+
+// Rows of two directions are found again in a basis of two, by coordinates of mean square 1; in
+// one, what is left is what the other direction holds.
+func TestPrincipal(t *testing.T) {
+	rng := rand.New(rand.NewPCG(3, 4))
+	const n, width = 6, 40
+	var directions [2][width]float64
+	for i := range width {
+		directions[0][i], directions[1][i] = 3*rng.NormFloat64(), rng.NormFloat64()
+	}
+	var shares [n][2]float64
+	var mean [2]float64
+	for i := range shares {
+		for j := range mean {
+			shares[i][j] = rng.NormFloat64()
+			mean[j] += shares[i][j] / n
+		}
+	}
+	rows := make([][]float32, n)
+	total := 0.0
+	for i := range rows {
+		rows[i] = make([]float32, width)
+		for k := range rows[i] {
+			v := (shares[i][0]-mean[0])*directions[0][k] + (shares[i][1]-mean[1])*directions[1][k]
+			rows[i][k], total = float32(v), total+v*v
+		}
+	}
+	// rest is the energy that rows keep beside a basis, whose directions are orthogonal.
+	rest := func(basis []float32, rank int) float64 {
+		left := total
+		for r := range rank {
+			norm, square := 0.0, 0.0
+			for k := range width {
+				norm += float64(basis[k*rank+r]) * float64(basis[k*rank+r])
+			}
+			for _, row := range rows {
+				dot := 0.0
+				for k, v := range row {
+					dot += float64(v) * float64(basis[k*rank+r])
+				}
+				left -= dot * dot / norm
+				square += dot * dot / norm / norm / n
+			}
+			if math.Abs(square-1) > 1e-4 {
+				t.Errorf("direction %d of %d: coordinates of mean square %v, want 1", r, rank, square)
+			}
+		}
+		return left / total
+	}
+	for _, x := range []struct {
+		rank      int
+		low, most float64
+	}{{2, -1e-5, 1e-5}, {1, 1e-3, 0.4}} {
+		basis, err := linear.Principal(rows, x.rank)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if left := rest(basis, x.rank); left < x.low || left > x.most {
+			t.Errorf("a basis of %d leaves %v, want %v to %v", x.rank, left, x.low, x.most)
+		}
+	}
+	for _, rank := range []int{0, n} {
+		if _, err := linear.Principal(rows, rank); err == nil {
+			t.Errorf("%d directions of %d rows", rank, n)
+		}
+	}
+}

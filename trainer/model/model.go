@@ -45,12 +45,23 @@ func Decode(c decoder.Config, p Params, condition *graph.Node, noise func(*graph
 		x = layer(c, p, x, i, native, trace)
 	}
 	x = single(x)
+	if r := c.Rank(); r > 0 {
+		x = Expand(c, p["output.basis.weight"], x)
+	}
 	if c.Affine {
 		t := c.Output()
 		scale := graph.Reshape(p["output.scale"], 1, t[0], 1, 1)
 		x = graph.Add(graph.Mul(x, scale), graph.Reshape(p["output.offset"], 1, t[0], t[1], t[2]))
 	}
 	return x
+}
+
+// Expand makes weight tokens (B,T,h,w) of their coordinates, the decoder's last features (B,...), in a
+// basis (T·h·w,r).
+func Expand(c decoder.Config, basis, x *graph.Node) *graph.Node {
+	batch, out := x.Shape().Dimensions[0], c.Output()
+	x = graph.Dot(as(graph.Reshape(x, batch, c.Rank()), basis), graph.Transpose(basis, 0, 1)).MatMul()
+	return single(graph.Reshape(x, batch, out[0], out[1], out[2]))
 }
 
 // Mixed is p with the weights of convolutions and projections in another precision.

@@ -36,6 +36,9 @@ var changes = []change{
 	{"channels-half", "half the channels", func(c *Config) { c.Generator.scale(1, 2) }},
 	{"channels-double", "twice the channels", double},
 	{"mixing-rank-4", "kernels over prompts and tokens of rank 4", func(c *Config) { c.Generator.MixingRank = 4 }},
+	{"basis-8", "weight tokens in a basis of 8 directions", func(c *Config) { c.Generator.Basis = 8 }},
+	{"basis-23", "in one of 23, all in which the training tasks differ", func(c *Config) { c.Generator.Basis = 23 }},
+	{"basis-23-loss-weights", "in one of 23, by the loss on weights alone", func(c *Config) { c.Generator.Basis, c.Loss = 23, LossWeights }},
 	{"encoder-dropout", "the encoder's dropout, a tenth, as in the reference", func(c *Config) { c.Generator.EncoderDropout = 0.1 }},
 	{"prompts-128", "128 prompts a task, not 24", func(c *Config) { c.Prompts = Defaults().Prompts }},
 	{"prompts-128-channels-double", "128 prompts a task and twice the channels", func(c *Config) { c.Prompts = Defaults().Prompts; double(c) }},
@@ -130,6 +133,10 @@ func ablate(ctx context.Context, c Config, encoderDir, out string, b backend.Bac
 	a := &Ablation{}
 	for _, v := range e.net.initial {
 		a.Weights += len(v)
+	}
+	if rank := e.net.config.Rank(); rank > 0 {
+		t, h, w := e.net.layout.Shape()
+		a.Weights += t * h * w * rank
 	}
 	a.FLOP = 2 * float64(e.net.macs())
 	var seen, unseen []TaskScore

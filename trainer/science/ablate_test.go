@@ -12,7 +12,7 @@ import (
 // and JSON.
 func TestAblate(t *testing.T) {
 	out, c := t.TempDir(), few()
-	names := []string{"mixing-rank-4", "encoder-dropout"}
+	names := []string{"mixing-rank-4", "basis-8", "encoder-dropout"}
 	list, err := Ablate(t.Context(), c, names, minilm(t), out, openBackend(t), nil)
 	if err != nil {
 		t.Fatal(err)
@@ -25,8 +25,8 @@ func TestAblate(t *testing.T) {
 			t.Errorf("%+v", a)
 		}
 	}
-	if list[0].Weights >= list[1].Weights || list[0].FLOP >= list[1].FLOP {
-		t.Errorf("low-rank mixing has %d weights and %g FLOP, without %d and %g", list[0].Weights, list[0].FLOP, list[1].Weights, list[1].FLOP)
+	if low, recipe := list[0], list[2]; low.Weights >= recipe.Weights || low.FLOP >= recipe.FLOP {
+		t.Errorf("low-rank mixing has %d weights and %g FLOP, without %d and %g", low.Weights, low.FLOP, recipe.Weights, recipe.FLOP)
 	}
 	raw, err := os.ReadFile(filepath.Join(out, "ablations.json"))
 	if err != nil {

@@ -96,6 +96,9 @@ type GeneratorConfig struct {
 	Chunk    int      `json:"chunk"`  // columns of a weight token
 	// MixingRank is that of the kernels over N, which are then products of two; 0 is none.
 	MixingRank int `json:"mixing_rank"`
+	// Basis is how many directions the weight tokens have, the training tasks' principal ones, whose
+	// coordinates are generated; 0 is none, so that the weight tokens are.
+	Basis int `json:"basis,omitempty"`
 
 	WeightSteps int     `json:"weight_steps"` // with the loss on weights
 	WeightBatch int     `json:"weight_batch"` // tasks a step
@@ -177,7 +180,11 @@ func (c *Config) decoder(width int) (decoder.Config, *lora.Layout, error) {
 	t, h, w := layout.Shape()
 	g := &c.Generator
 	d := decoder.Config{Class: decoder.FullCond, KernelSize: g.Kernel, Affine: true}
-	d.Features = append(append([][3]int{{g.Texts, g.Length, width}}, g.Features...), [3]int{t, h, w})
+	last := [3]int{t, h, w}
+	if g.Basis > 0 {
+		last, d.Tokens = [3]int{1, 1, g.Basis}, last
+	}
+	d.Features = append(append([][3]int{{g.Texts, g.Length, width}}, g.Features...), last)
 	return d, layout, d.Validate()
 }
 
@@ -213,6 +220,7 @@ func (c *Config) Validate() error {
 	if _, _, err := c.decoder(384); err != nil {
 		all = append(all, err)
 	}
+	check(c.Generator.Basis >= 0 && c.Generator.Basis < c.Train, "a basis of %d directions, expected 0 for none, or fewer than the %d training tasks", c.Generator.Basis, c.Train)
 	check(c.Generator.MixingRank >= 0, "a mixing rank of %d, expected 0 for none or a positive number", c.Generator.MixingRank)
 	check(c.Generator.EncoderDropout >= 0 && c.Generator.EncoderDropout < 1, "encoder dropout of %v, expected 0 to below 1", c.Generator.EncoderDropout)
 	return errors.Join(all...)

@@ -47,7 +47,10 @@ func newNetwork(c *Config, width int, m *lm.Model, b backend.Backend) (*network,
 	if g.task, err = graph.NewExec(b.Backend, func(in []*graph.Node) []*graph.Node { return g.step(in, true) }); err != nil {
 		return nil, err
 	}
-	g.forward, err = graph.NewExec(b.Backend, func(in []*graph.Node) *graph.Node { return g.decode(in[1:], in[0]) })
+	g.forward, err = graph.NewExec(b.Backend, func(in []*graph.Node) *graph.Node {
+		basis, params := g.takeBasis(in[1:])
+		return g.decode(params, basis, in[0])
+	})
 	return g, err
 }
 
@@ -57,8 +60,16 @@ func (g *network) close() {
 	}
 }
 
+// takeBasis takes the basis, if the weight tokens have one, off the inputs of a graph that begin with it.
+func (g *network) takeBasis(in []*graph.Node) (basis *graph.Node, rest []*graph.Node) {
+	if g.config.Rank() == 0 {
+		return nil, in
+	}
+	return in[0], in[1:]
+}
+
 // decode is condition (items,N,L,C) to standardised weight tokens (items,T,h,w).
-func (g *network) decode(params []*graph.Node, condition *graph.Node) *graph.Node {
+func (g *network) decode(params []*graph.Node, basis, condition *graph.Node) *graph.Node {
 	if g.c.Generator.Pooled {
 		shape := condition.Shape().Dimensions
 		condition = graph.BroadcastToDims(graph.ReduceAndKeep(condition, graph.ReduceMean, 1), shape...)
@@ -70,21 +81,26 @@ func (g *network) decode(params []*graph.Node, condition *graph.Node) *graph.Nod
 		p[t.Name] = params[i]
 	}
 	multiply(p)
+	p[basisName] = basis
 	return model.Decode(plain, p, condition, nil, g.b.NativeConvolution(), nil)
 }
 
-// step is one step's graph. Inputs: condition, target (items,T,h,w), weight (1,T,1,1),
+// basisName is the tensor of a decoder.Config with Tokens.
+const basisName = "output.basis.weight"
+
+// step is one step's graph. Inputs: the basis, if there is one, condition, target (items,T,h,w), weight (1,T,1,1),
 // rate, two corrections, averaging; with task also the share of the loss on weights,
 // scale (1,T,1,1), offset (1,T,h,w), a batch of the base (items·records rows), the base's
 // weights and A of every target; then params, moments, averages. Outputs: the loss on
 // weights, the loss on answers, params, moments, averages.
 func (g *network) step(in []*graph.Node, task bool) []*graph.Node {
+	basis, in := g.takeBasis(in)
 	condition, target, weight := in[0], in[1], in[2]
 	rate, correct1, correct2, averaging := in[3], in[4], in[5], in[6]
 	n := len(g.list)
 	state := in[len(in)-4*n:]
 	params, first, second, average := state[:n], state[n:2*n], state[2*n:3*n], state[3*n:]
-	output := g.decode(params, condition)
+	output := g.decode(params, basis, condition)
 	onWeights := model.Loss(output, target, weight)
 	loss, onAnswers := onWeights, graph.ZerosLike(onWeights)
 	if task {
@@ -154,6 +170,13 @@ func (g *network) fit(ctx context.Context, x *material, loss string, pick func(*
 		}
 	}
 
+	if rank := g.config.Rank(); rank > 0 {
+		var err error
+		if std.basis, err = principal(targets, rank); err != nil {
+			return err
+		}
+	}
+
 	state := make([]*tensors.Tensor, 0, 4*len(g.list))
 	for kind := range 4 {
 		for i, tensor := range g.list {
@@ -172,7 +195,8 @@ func (g *network) fit(ctx context.Context, x *material, loss string, pick func(*
 	for i, target := range g.layout.Base().Targets {
 		a = append(a, tensors.FromFlatDataAndDimensions(x.loras.last()[0].Pairs[i].A, g.layout.Base().Rank, target.In))
 	}
-	defer func() { backend.Free(constants, a) }()
+	first := g.basis(std)
+	defer func() { backend.Free(constants, a, first) }()
 
 	weightSteps, taskSteps := c.WeightSteps, c.TaskSteps
 	switch loss {
@@ -207,10 +231,13 @@ func (g *network) fit(ctx context.Context, x *material, loss string, pick func(*
 			}
 		}
 		averaging := min(c.Average, float64(1+i)/float64(10+i))
-		args := []any{tensors.FromFlatDataAndDimensions(condition, items, c.Texts, c.Length, x.conditions.width),
-			tensors.FromFlatDataAndDimensions(target, items, t, h, w), constants[0]}
+		fresh := []*tensors.Tensor{tensors.FromFlatDataAndDimensions(condition, items, c.Texts, c.Length, x.conditions.width),
+			tensors.FromFlatDataAndDimensions(target, items, t, h, w)}
+		var args []any
+		for _, v := range append(slices.Clone(first), fresh[0], fresh[1], constants[0]) {
+			args = append(args, v)
+		}
 		args = append(append(args, g.optimizer().Scalars(rate, i+1)...), float32(averaging))
-		fresh := []*tensors.Tensor{args[0].(*tensors.Tensor), args[1].(*tensors.Tensor)}
 		exec := g.weights
 		if task {
 			share := c.TaskWeights
@@ -267,12 +294,21 @@ func cosine(rate float64, step, steps, warmUp int) float64 {
 	return rate * warm * (0.01 + 0.99*(1+math.Cos(math.Pi*float64(step)/float64(steps)))/2)
 }
 
+// basis is the basis on the device, none where the weight tokens have none.
+func (g *network) basis(s *standard) []*tensors.Tensor {
+	rank := g.config.Rank()
+	if rank == 0 {
+		return nil
+	}
+	return []*tensors.Tensor{tensors.FromFlatDataAndDimensions(s.basis, len(s.basis)/rank, rank)}
+}
+
 // forwardItems is how many conditions the generator is compiled for.
 const forwardItems = 8
 
 // generate makes an adapter of each condition (N,L,C).
 func (g *network) generate(f *fitted, list [][]float32) ([]*lora.Adapter, error) {
-	var params []*tensors.Tensor
+	params := g.basis(f.standard)
 	for i, t := range g.list {
 		params = append(params, tensors.FromFlatDataAndDimensions(f.params[i], t.Shape...))
 	}
@@ -342,6 +378,9 @@ func (g *network) tensors(f *fitted) []safetensors.Tensor {
 	}
 	list = append(list, safetensors.FromFloat32s(stepsName, safetensors.F32, []float32{float32(f.steps)}))
 	t, h, w := g.layout.Shape()
+	if rank := g.config.Rank(); rank > 0 {
+		list = append(list, safetensors.FromFloat32s(basisName, safetensors.F32, f.standard.basis, t*h*w, rank))
+	}
 	return append(list, safetensors.FromFloat32s("output.scale", safetensors.F32, f.standard.scale, t),
 		safetensors.FromFloat32s("output.offset", safetensors.F32, f.standard.offset, t, h, w))
 }
@@ -359,6 +398,11 @@ func (g *network) read(f *safetensors.File) (*fitted, error) {
 			return nil, err
 		}
 		out.params = append(out.params, v)
+	}
+	if g.config.Rank() > 0 {
+		if out.standard.basis, err = f.Float32s(basisName); err != nil {
+			return nil, err
+		}
 	}
 	if out.standard.scale, err = f.Float32s("output.scale"); err != nil {
 		return nil, err

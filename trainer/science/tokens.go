@@ -4,6 +4,7 @@ import (
 	"math"
 
 	"github.com/drag-and-drop-lora/dnd/graph/lora"
+	"github.com/drag-and-drop-lora/dnd/trainer/linear"
 	"github.com/drag-and-drop-lora/dnd/trainer/model"
 )
 
@@ -13,6 +14,7 @@ type standard struct {
 	offset []float32 // (T,h,w): mean
 	scale  []float32 // (T): root mean square of what remains, 0 where nothing varies
 	weight []float32 // (T): spread of the LoRA's own values in the token, mean 1
+	basis  []float32 // (T·h·w,r): what GeneratorConfig.Basis coordinates stand for, nil without
 }
 
 // minScale is the spread below which a token counts as constant: those of the shared A.
@@ -56,6 +58,23 @@ func standardise(l *lora.Layout, tokens [][]float32) *standard {
 		s.weight[i] *= float32(float64(varying) / total)
 	}
 	return s
+}
+
+// principal is a basis of rank directions in which the tasks' means differ most. Tokens are
+// standardised, by task and checkpoint.
+func principal(tasks [][][]float32, rank int) ([]float32, error) {
+	means := make([][]float32, len(tasks))
+	for i, list := range tasks {
+		means[i] = make([]float32, len(list[0]))
+		for _, tokens := range list {
+			for k, v := range tokens {
+				if v == v { // NaN where a token holds nothing
+					means[i][k] += v / float32(len(list))
+				}
+			}
+		}
+	}
+	return linear.Principal(means, rank)
 }
 
 // deviation is the deviation that a token's frame says its chunk has.
