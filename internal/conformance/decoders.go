@@ -104,7 +104,9 @@ func decoderCase(name string, binding int64, end ending, method graph.Method, pr
 	if end == basis {
 		config.Tokens = [3]int{7, 4, 6}
 		io["output"] = expand(config, io["output"], weights)
-		binding = max(binding, int64(4*8*config.Rank())) // one tile of positions
+		if binding > 0 {
+			binding = max(binding, int64(4*8*config.Rank())) // one tile of positions
+		}
 	}
 	if end != plain {
 		config.Affine = true

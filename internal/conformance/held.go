@@ -16,13 +16,14 @@ func RunHeld(t *testing.T, exec graph.Holder, backend string) {
 	for _, d := range goldenDecoders {
 		for _, v := range []struct {
 			binding int64
+			ending  ending
 			method  graph.Method
-		}{{0, ""}, {d.binding, graph.Direct}, {0, graph.Direct}, {0, graph.Fourier}} {
-			c, err := decoderCase(d.name, v.binding, affine, v.method, &graph.Preparation{})
+		}{{0, affine, ""}, {d.binding, affine, graph.Direct}, {0, basis, graph.Direct}, {0, affine, graph.Fourier}} {
+			c, err := decoderCase(d.name, v.binding, v.ending, v.method, &graph.Preparation{})
 			if err != nil {
 				t.Fatal(err)
 			}
-			streamed, err := decoderCase(d.name, v.binding, affine, v.method, nil)
+			streamed, err := decoderCase(d.name, v.binding, v.ending, v.method, nil)
 			if err != nil {
 				t.Fatal(err)
 			}

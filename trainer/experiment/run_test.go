@@ -320,6 +320,29 @@ func TestRead(t *testing.T) {
 	}
 }
 
+// A basis has fewer directions than a split has training tasks.
+func TestReadBasis(t *testing.T) {
+	dir := t.TempDir()
+	tasks(t, dir)
+	path, layout := plan(t, dir, nil), map[string]any{}
+	raw, err := os.ReadFile(filepath.Join(dir, "layout.json"))
+	if err == nil {
+		err = json.Unmarshal(raw, &layout)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	features := layout["features"].([]any)
+	layout["tokens"] = features[2]
+	for directions, want := range map[int]string{2: "", 3: "split one: the layout's basis has 3 directions, but 3 training tasks differ in 2"} {
+		features[2] = []int{1, 1, directions}
+		save(t, filepath.Join(dir, "layout.json"), layout)
+		if _, err := experiment.Read(path); (err == nil) != (want == "") || want != "" && !strings.Contains(err.Error(), want) {
+			t.Errorf("%d directions: %v, want %q", directions, err, want)
+		}
+	}
+}
+
 // Splits that leave no content out are summed up together, with what methods all of them have.
 func TestPooled(t *testing.T) {
 	dir := t.TempDir()
@@ -389,7 +412,7 @@ func TestTierM(t *testing.T) {
 	// Its data are made of models/data, and have the same grid.
 	t.Run("tier-m-inputs.json", func(t *testing.T) {
 		dir := t.TempDir()
-		for to, from := range map[string]string{"models/tier-m-inputs.json": "tier-m-inputs.json", "models/layout.json": "layout.json", "build/data-inputs/grid.json": "data/grid.json"} {
+		for to, from := range map[string]string{"models/tier-m-inputs.json": "tier-m-inputs.json", "models/layout-basis.json": "layout-basis.json", "build/data-inputs/grid.json": "data/grid.json"} {
 			raw, err := os.ReadFile(filepath.Join(models, from))
 			if err != nil {
 				t.Fatal(err)
