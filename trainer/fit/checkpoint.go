@@ -140,8 +140,8 @@ func CheckFolder(dir string, c *Config) error {
 	if err != nil {
 		return err
 	}
-	if err := disk.Check(dir, 2*p.Checkpoint); err != nil {
-		return fmt.Errorf("fit: two checkpoints: %w", err)
+	if err := disk.Check(dir, 2*p.Checkpoint+p.Standard); err != nil {
+		return fmt.Errorf("fit: two checkpoints, and what they are standardised by: %w", err)
 	}
 	return nil
 }

@@ -21,10 +21,12 @@ type Plan struct {
 
 	Memory Memory `json:"device_memory_bytes"`
 	// Prompt is the host's memory for the condition of one prompt, Target for the weight
-	// tokens of one checkpoint, Checkpoint the disk's for the run.
+	// tokens of one checkpoint, Checkpoint the disk's for the run; beside it lies Standard, what an Affine
+	// decoder's targets are standardised by, and the basis.
 	Prompt     int64 `json:"host_bytes_per_prompt"`
 	Target     int64 `json:"host_bytes_per_checkpoint"`
 	Checkpoint int64 `json:"disk_bytes"`
+	Standard   int64 `json:"standard_bytes,omitempty"`
 
 	Times []Time `json:"times,omitempty"`
 }
@@ -86,6 +88,9 @@ func NewPlan(c *Config, devices int) (*Plan, error) {
 	p.Memory = m
 	p.Prompt, p.Target = 4*volume(in[1:]...), 4*volume(out[:]...)
 	p.Checkpoint = m.Updated
+	if c.Decoder.Affine {
+		p.Standard = 4 * (int64(2+c.Decoder.Rank())*volume(out[:]...) + 2*int64(out[0]))
+	}
 	return p, nil
 }
 
@@ -144,7 +149,7 @@ func (p *Plan) Print(w io.Writer) {
 		row("  "+x.name, "%s", byteCount(x.bytes))
 	}
 	row("memory of the host", "%s a prompt, %s a checkpoint", byteCount(p.Prompt), byteCount(p.Target))
-	row("disk", "%s", byteCount(p.Checkpoint))
+	row("disk", "%s", byteCount(p.Checkpoint+p.Standard))
 	for _, x := range p.Times {
 		row("time", "%.3g s a step, %.3g hours on %d × %s at %s/s (%s)", x.SecondsPerStep, x.Hours, p.Devices, x.Device, count(x.FLOPS, "FLOP"), x.Source)
 	}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -55,6 +56,15 @@ func TestPlanMemory(t *testing.T) {
 	half := plan(func(c *fit.Config) { c.DType, c.Average = fit.BF16, 0.99 }, 1)
 	if a := half.Memory.Activations; a <= m.Activations/2 || a >= m.Activations*3/4 || half.Memory.Moments != 3*4*half.Parameters {
 		t.Errorf("bfloat16: %+v", half.Memory)
+	}
+	// A basis of 7 directions takes 7 times the weight tokens, on the device and on the disk.
+	based := plan(func(c *fit.Config) {
+		c.Decoder.Affine, c.Decoder.Tokens = true, c.Decoder.Output()
+		last := len(c.Decoder.Features) - 1
+		c.Decoder.Features = append(slices.Clone(c.Decoder.Features[:last]), [3]int{1, 1, 7})
+	}, 1)
+	if tokens := int64(4296 * 10 * 130); based.Memory.Inputs != m.Inputs+4*7*tokens || based.Standard != 4*(9*tokens+2*4296) || whole.Standard != 0 {
+		t.Errorf("a basis: inputs of %d bytes, %d without; %d bytes beside the checkpoint, %d without", based.Memory.Inputs, m.Inputs, based.Standard, whole.Standard)
 	}
 	c := must[fit.Config](t)(fit.ForShape("0.5b"))
 	if _, err := fit.NewPlan(&c, 3); err == nil {
