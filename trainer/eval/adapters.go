@@ -218,7 +218,8 @@ func (e *evaluation) trainingFeatures(ctx context.Context) ([][]float64, error) 
 // strengths are those that the ridge's is chosen from.
 var strengths = []float64{1e-3, 1e-2, 0.1, 1}
 
-// chooseRidge takes the strength of the lowest likelihood loss on the validation tasks.
+// chooseRidge takes the strength of the lowest likelihood loss on the validation tasks, on
+// as many records as everything is scored on: by few it is a matter of luck.
 func (e *evaluation) chooseRidge(ctx context.Context, s *cells, report func(Progress), total int) error {
 	best := 0.0
 	for i, strength := range strengths {
@@ -227,7 +228,7 @@ func (e *evaluation) chooseRidge(ctx context.Context, s *cells, report func(Prog
 			t := &e.in.Validation[j]
 			report(Progress{Task: t.Name, Method: Ridge + ", choice of its strength", Total: total})
 			e.strength = strength
-			k, err := e.cell(ctx, s, cell{Method: Ridge, Task: t.Name, Of: fmt.Sprint("strength ", strength), short: true}, t)
+			k, err := e.cell(ctx, s, cell{Method: Ridge, Task: t.Name, Of: fmt.Sprint("strength ", strength)}, t)
 			if err != nil {
 				return err
 			}

@@ -31,8 +31,6 @@ type cell struct {
 	Exact  string    `json:"exact"`            // of each record, 1 or 0
 	NLL    []float64 `json:"nll"`              // of each record, nats an answer
 	Option string    `json:"option,omitempty"` // of each record, 1 where the right one of the task's answers is likeliest
-
-	short bool // scored on Config.Cross records
 }
 
 func (k *cell) key() string { return k.Method + "\x00" + k.Task + "\x00" + k.Of }
@@ -73,7 +71,7 @@ func (e *evaluation) cell(ctx context.Context, s *cells, k cell, t *Task) (cell,
 	if k.Of != "" && k.Of != "0" {
 		options = nil // options take as long again each: those of the first draw will do
 	}
-	if k.short = k.short || k.Method == TrainMean; k.short {
+	if k.Method == TrainMean {
 		records, options = records[:min(e.c.Cross, len(records))], nil
 	}
 	var choices []lm.Choice
