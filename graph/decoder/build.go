@@ -12,6 +12,9 @@ const Stage = "decode"
 // Prefix comes before the state-dict keys in the names of a Program's weights.
 const Prefix = "decoder/"
 
+// BasisKey is the key of the tensor that Config.Tokens adds.
+const BasisKey = "output.basis.weight"
+
 // eps is LayerNorm's (reference section b.2).
 const eps = 1e-5
 
@@ -96,7 +99,7 @@ func (d *builder) project(c *graph.Tensor) *graph.Tensor {
 func (d *builder) expand(x *graph.Tensor, rank int) *graph.Tensor {
 	batch, out := x.Shape[0], d.config.Output()
 	x = d.Reshape(x, [4]int{batch, 1, 1, rank})
-	y := d.Conv(x, graph.Conv{Label: "basis", Weight: Prefix + "output.basis.weight", DType: d.options.DType, Axis: graph.AxisW, Out: int(volume(out)), K: 1})
+	y := d.Conv(x, graph.Conv{Label: "basis", Weight: Prefix + BasisKey, DType: d.options.DType, Axis: graph.AxisW, Out: int(volume(out)), K: 1})
 	d.Release(x)
 	return d.Reshape(y, [4]int{batch, out[0], out[1], out[2]})
 }

@@ -127,7 +127,7 @@ func (c Config) Tensors() []Tensor {
 	}
 	out := c.Output()
 	if r := c.Rank(); r > 0 {
-		list = append(list, Tensor{"output.basis.weight", []int{int(volume(out)), r}})
+		list = append(list, Tensor{BasisKey, []int{int(volume(out)), r}})
 	}
 	if c.Affine {
 		list = append(list,

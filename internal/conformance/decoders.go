@@ -148,7 +148,7 @@ func expand(c decoder.Config, coordinates []float32, weights Tensors) []float32 
 	out, rank := c.Output(), c.Rank()
 	values := out[0] * out[1] * out[2]
 	table := scaled(uniform(3, values*rank), float32(1/math.Sqrt(float64(rank))))
-	weights[decoder.Prefix+"output.basis.weight"] = table
+	weights[decoder.Prefix+decoder.BasisKey] = table
 	var tokens []float32
 	for ; len(coordinates) > 0; coordinates = coordinates[rank:] {
 		for i := range values {

@@ -110,13 +110,8 @@ func (r *folder) standardise(c *Config, d *Data) (err error) {
 	if !c.Decoder.Affine {
 		return nil
 	}
-	if r.standard, err = d.Standardise(c.JointShare); err != nil {
+	if r.standard, err = d.Standardise(c.JointShare, c.Decoder.Rank()); err != nil {
 		return err
-	}
-	if rank := c.Decoder.Rank(); rank > 0 {
-		if r.standard.Basis, err = d.basis(r.standard, rank); err != nil {
-			return err
-		}
 	}
 	return writeStandard(filepath.Join(r.dir, standardName), r.standard, c.Decoder)
 }

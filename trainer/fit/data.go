@@ -15,6 +15,7 @@ import (
 	"github.com/drag-and-drop-lora/dnd/graph/lora"
 	"github.com/drag-and-drop-lora/dnd/graph/text"
 	"github.com/drag-and-drop-lora/dnd/trainer/collect"
+	"github.com/drag-and-drop-lora/dnd/trainer/linear"
 )
 
 // DataSet is one training data set as package collect leaves it.
@@ -192,13 +193,20 @@ type Standard struct {
 // minSpread is the spread below which a token counts as constant, a frozen lora_A's.
 const minSpread = 1e-5
 
-// Standardise computes it over all checkpoints, with a share of SetJoint's adapter.
-func (d *Data) Standardise(jointShare float64) (*Standard, error) {
+// Standardise computes it over all checkpoints, with a share of SetJoint's adapter and a
+// basis of rank directions, 0 for none.
+func (d *Data) Standardise(jointShare float64, rank int) (*Standard, error) {
 	t, h, w := d.layout.Shape()
 	sum := make([]float64, t*h*w)
 	square := make([]float64, t*h*w)
+	var means [][]float32 // of each data set, for the basis
 	for i, s := range d.Sets {
 		part := 1 / float64(len(s.Checkpoints)*len(d.Sets))
+		var mean []float32
+		if rank > 0 {
+			mean = make([]float32, t*h*w)
+			means = append(means, mean)
+		}
 		for j := range s.Checkpoints {
 			tokens, err := d.tokens(i, j)
 			if err != nil {
@@ -207,6 +215,9 @@ func (d *Data) Standardise(jointShare float64) (*Standard, error) {
 			for k, v := range tokens {
 				sum[k] += part * float64(v)
 				square[k] += part * float64(v) * float64(v)
+			}
+			for k := range mean {
+				mean[k] += tokens[k] / float32(len(s.Checkpoints))
 			}
 		}
 	}
@@ -223,6 +234,15 @@ func (d *Data) Standardise(jointShare float64) (*Standard, error) {
 		}
 		if spread := math.Sqrt(total / float64(max(count, 1))); spread > minSpread {
 			s.Spread[i] = float32(spread)
+		}
+	}
+	if rank > 0 {
+		for _, mean := range means {
+			s.apply(mean)
+		}
+		var err error
+		if s.Basis, err = linear.Principal(means, rank); err != nil {
+			return nil, err
 		}
 	}
 	s.Scale, s.Offset = s.Spread, s.Mean

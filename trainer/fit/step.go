@@ -11,6 +11,7 @@ import (
 	"github.com/gomlx/gomlx/core/graph"
 	"github.com/gomlx/gomlx/core/tensors"
 
+	"github.com/drag-and-drop-lora/dnd/graph/decoder"
 	"github.com/drag-and-drop-lora/dnd/trainer/adamw"
 	"github.com/drag-and-drop-lora/dnd/trainer/backend"
 	"github.com/drag-and-drop-lora/dnd/trainer/model"
@@ -162,7 +163,7 @@ func (s *stepper) decode(params []*graph.Node, basis, condition *graph.Node, noi
 	if s.c.DType == BF16 {
 		p = model.Mixed(p, dtypes.BFloat16)
 	}
-	p["output.basis.weight"] = basis
+	p[decoder.BasisKey] = basis
 	plain := s.c.Decoder
 	plain.Affine = false
 	return model.Decode(plain, p, condition, noise, s.b.NativeConvolution(), nil)

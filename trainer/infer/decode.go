@@ -298,7 +298,7 @@ func (d *decoding) expand(x *tensors.Tensor, batch int) (*tensors.Tensor, error)
 		return nil, err
 	}
 	defer free(flat)
-	y, err := d.convolve(flat, decoder.Prefix+"output.basis.weight", model.AxisW, product(to[:]...), 1)
+	y, err := d.convolve(flat, decoder.Prefix+decoder.BasisKey, model.AxisW, product(to[:]...), 1)
 	if err != nil {
 		return nil, err
 	}

@@ -69,6 +69,10 @@ func TestPrincipal(t *testing.T) {
 	for i := range rows {
 		rows[i] = make([]float32, width)
 		for k := range rows[i] {
+			if k == width-1 { // a cell that holds nothing
+				rows[i][k] = float32(math.NaN())
+				continue
+			}
 			v := (shares[i][0]-mean[0])*directions[0][k] + (shares[i][1]-mean[1])*directions[1][k]
 			rows[i][k], total = float32(v), total+v*v
 		}
@@ -83,7 +87,7 @@ func TestPrincipal(t *testing.T) {
 			}
 			for _, row := range rows {
 				dot := 0.0
-				for k, v := range row {
+				for k, v := range row[:width-1] {
 					dot += float64(v) * float64(basis[k*rank+r])
 				}
 				left -= dot * dot / norm

@@ -10,7 +10,7 @@ import (
 
 // Principal are the first rank principal components of the rows, by their Gram matrix, around
 // zero: of the columns one after another, rank values each. Every row is about the sum of the
-// components times its coordinates, whose mean square over the rows is 1. Rows that add up to
+// components times its coordinates, whose mean square over the rows is 1. NaN count as zero. Rows that add up to
 // zero span one direction fewer than they are; more directions than that are refused.
 func Principal(rows [][]float32, rank int) ([]float32, error) {
 	n := len(rows)
@@ -22,7 +22,9 @@ func Principal(rows [][]float32, rank int) ([]float32, error) {
 		for j, y := range rows[:i+1] {
 			sum := 0.0
 			for k, v := range x {
-				sum += float64(v) * float64(y[k])
+				if p := float64(v) * float64(y[k]); p == p {
+					sum += p
+				}
 			}
 			gram.SetSym(i, j, sum)
 		}
@@ -38,7 +40,9 @@ func Principal(rows [][]float32, rank int) ([]float32, error) {
 		for i, x := range rows {
 			share := float32(vectors.At(i, n-1-r) / math.Sqrt(float64(n))) // eigenvalues ascend
 			for k, v := range x {
-				out[k*rank+r] += share * v
+				if v == v {
+					out[k*rank+r] += share * v
+				}
 			}
 		}
 	}

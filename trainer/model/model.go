@@ -46,7 +46,7 @@ func Decode(c decoder.Config, p Params, condition *graph.Node, noise func(*graph
 	}
 	x = single(x)
 	if r := c.Rank(); r > 0 {
-		x = Expand(c, p["output.basis.weight"], x)
+		x = expand(c, p[decoder.BasisKey], x)
 	}
 	if c.Affine {
 		t := c.Output()
@@ -56,9 +56,9 @@ func Decode(c decoder.Config, p Params, condition *graph.Node, noise func(*graph
 	return x
 }
 
-// Expand makes weight tokens (B,T,h,w) of their coordinates, the decoder's last features (B,...), in a
+// expand makes weight tokens (B,T,h,w) of their coordinates, the decoder's last features (B,...), in a
 // basis (T·h·w,r).
-func Expand(c decoder.Config, basis, x *graph.Node) *graph.Node {
+func expand(c decoder.Config, basis, x *graph.Node) *graph.Node {
 	batch, out := x.Shape().Dimensions[0], c.Output()
 	x = graph.Dot(as(graph.Reshape(x, batch, c.Rank()), basis), graph.Transpose(basis, 0, 1)).MatMul()
 	return single(graph.Reshape(x, batch, out[0], out[1], out[2]))

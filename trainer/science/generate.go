@@ -81,12 +81,9 @@ func (g *network) decode(params []*graph.Node, basis, condition *graph.Node) *gr
 		p[t.Name] = params[i]
 	}
 	multiply(p)
-	p[basisName] = basis
+	p[decoder.BasisKey] = basis
 	return model.Decode(plain, p, condition, nil, g.b.NativeConvolution(), nil)
 }
-
-// basisName is the tensor of a decoder.Config with Tokens.
-const basisName = "output.basis.weight"
 
 // step is one step's graph. Inputs: the basis, if there is one, condition, target (items,T,h,w), weight (1,T,1,1),
 // rate, two corrections, averaging; with task also the share of the loss on weights,
@@ -379,7 +376,7 @@ func (g *network) tensors(f *fitted) []safetensors.Tensor {
 	list = append(list, safetensors.FromFloat32s(stepsName, safetensors.F32, []float32{float32(f.steps)}))
 	t, h, w := g.layout.Shape()
 	if rank := g.config.Rank(); rank > 0 {
-		list = append(list, safetensors.FromFloat32s(basisName, safetensors.F32, f.standard.basis, t*h*w, rank))
+		list = append(list, safetensors.FromFloat32s(decoder.BasisKey, safetensors.F32, f.standard.basis, t*h*w, rank))
 	}
 	return append(list, safetensors.FromFloat32s("output.scale", safetensors.F32, f.standard.scale, t),
 		safetensors.FromFloat32s("output.offset", safetensors.F32, f.standard.offset, t, h, w))
@@ -400,7 +397,7 @@ func (g *network) read(f *safetensors.File) (*fitted, error) {
 		out.params = append(out.params, v)
 	}
 	if g.config.Rank() > 0 {
-		if out.standard.basis, err = f.Float32s(basisName); err != nil {
+		if out.standard.basis, err = f.Float32s(decoder.BasisKey); err != nil {
 			return nil, err
 		}
 	}

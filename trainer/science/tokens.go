@@ -68,9 +68,7 @@ func principal(tasks [][][]float32, rank int) ([]float32, error) {
 		means[i] = make([]float32, len(list[0]))
 		for _, tokens := range list {
 			for k, v := range tokens {
-				if v == v { // NaN where a token holds nothing
-					means[i][k] += v / float32(len(list))
-				}
+				means[i][k] += v / float32(len(list))
 			}
 		}
 	}
