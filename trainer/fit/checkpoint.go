@@ -70,7 +70,7 @@ func lock(dir string) (unlock func(), err error) {
 	return func() { l.Unlock() }, nil
 }
 
-// open starts a run in dir, or resumes the one that is there.
+// open opens the folder of a run that is to start, whose state is nil, or of one that is there.
 func open(dir string, c *Config, d *Data) (*folder, error) {
 	r := &folder{dir: dir, record: Record{Config: *c, Base: d.Base, Joint: d.digest}}
 	for _, s := range d.Sets {
@@ -80,16 +80,7 @@ func open(dir string, c *Config, d *Data) (*folder, error) {
 	there, err := ReadRecord(dir)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		if err := os.MkdirAll(dir, 0o755); err != nil {
-			return nil, err
-		}
-		// Before the record: what is refused here must not stand in the next try's way.
-		if err := r.standardise(c, d); err != nil {
-			return nil, err
-		}
-		if err := atomicfile.Write(filepath.Join(dir, recordName), atomicfile.JSON(r.record)); err != nil {
-			return nil, err
-		}
+		return r, nil
 	case err != nil:
 		return nil, err
 	default:
@@ -97,7 +88,7 @@ func open(dir string, c *Config, d *Data) (*folder, error) {
 			return nil, fmt.Errorf("fit: %s holds a run of another configuration (%s): choose another folder, or remove it", dir, diff)
 		}
 	}
-	if c.Decoder.Affine && r.standard == nil {
+	if c.Decoder.Affine {
 		if r.standard, err = readStandard(filepath.Join(dir, standardName), c.Decoder); err != nil {
 			return nil, err
 		}
@@ -105,14 +96,37 @@ func open(dir string, c *Config, d *Data) (*folder, error) {
 	return r, r.load(c)
 }
 
+// begin starts a run with the data sets' encoded prompts.
+func (r *folder) begin(c *Config, d *Data, encoded [][][]float32) error {
+	// Before the record: what is refused here must not stand in the next try's way.
+	if err := r.standardise(c, d, encoded); err != nil {
+		return err
+	}
+	if err := atomicfile.Write(filepath.Join(r.dir, recordName), atomicfile.JSON(r.record)); err != nil {
+		return err
+	}
+	return r.load(c)
+}
+
 // standardise computes an Affine decoder's standard and writes it.
-func (r *folder) standardise(c *Config, d *Data) (err error) {
+func (r *folder) standardise(c *Config, d *Data, encoded [][][]float32) (err error) {
 	if !c.Decoder.Affine {
 		return nil
 	}
-	if r.standard, err = d.Standardise(c.JointShare, c.Decoder.Rank()); err != nil {
+	var start *regression
+	var coordinates [][]float64
+	if c.LinearStart {
+		if start, coordinates, err = regress(c, encoded); err != nil {
+			return err
+		}
+		if err := start.separable(d); c.LeaveOut && err != nil {
+			return err
+		}
+	}
+	if r.standard, err = d.Standardise(c.JointShare, c.Decoder.Rank(), coordinates); err != nil {
 		return err
 	}
+	r.standard.start = start
 	return writeStandard(filepath.Join(r.dir, standardName), r.standard, c.Decoder)
 }
 
@@ -213,7 +227,7 @@ func (r *folder) weight(c *Config, d *Data) ([]float32, error) {
 func (r *folder) load(c *Config) error {
 	f, err := safetensors.Open(filepath.Join(r.dir, checkpointName))
 	if errors.Is(err, fs.ErrNotExist) {
-		r.state = initialState(c)
+		r.state = initialState(c, r.standard)
 		return nil
 	}
 	if err != nil {
@@ -222,7 +236,7 @@ func (r *folder) load(c *Config) error {
 	defer f.Close()
 	r.state = &state{}
 	for _, part := range r.state.parts(c) {
-		for _, t := range weights(c.Decoder) {
+		for _, t := range c.fitted() {
 			v, err := f.Shaped(part.prefix+t.Name, t.Shape...)
 			if err != nil {
 				return err
@@ -239,7 +253,7 @@ func (r *folder) load(c *Config) error {
 
 // save writes the checkpoint, the curve and its picture, each whole or not at all.
 func (r *folder) save(c *Config) error {
-	list := weights(c.Decoder)
+	list := c.fitted()
 	var out []safetensors.Tensor
 	for _, part := range r.state.parts(c) {
 		for i, t := range list {
@@ -285,10 +299,15 @@ func Fitted(dir string) (*Record, []safetensors.Tensor, int, error) {
 	if record.Config.Average > 0 {
 		fitted = r.state.average
 	}
-	for i, x := range fitted {
-		v, err := tensors.CopyFlatData[float32](x)
+	var change []float32
+	for i, t := range record.Config.fitted() {
+		v, err := tensors.CopyFlatData[float32](fitted[i])
 		if err != nil {
 			return nil, nil, 0, err
+		}
+		if t.Name == changeKey {
+			change = v
+			continue
 		}
 		add(list[i], v)
 	}
@@ -296,6 +315,9 @@ func Fitted(dir string) (*Record, []safetensors.Tensor, int, error) {
 		s, err := readStandard(filepath.Join(dir, standardName), record.Config.Decoder)
 		if err != nil {
 			return nil, nil, 0, err
+		}
+		for i, v := range change {
+			s.Basis[i] += float32(record.Config.basisUnit()) * v
 		}
 		if s.Basis != nil {
 			add(list[len(list)-3], s.Basis)
@@ -317,6 +339,11 @@ func writeStandard(path string, s *Standard, c decoder.Config) error {
 	if r := c.Rank(); r > 0 {
 		list = append(list, safetensors.FromFloat32s("basis", safetensors.F32, s.Basis, len(s.Basis)/r, r))
 	}
+	if x := s.start; x != nil {
+		list = append(list, safetensors.FromFloat32s("start.weight", safetensors.F32, x.weight, len(x.bias), len(x.weight)/len(x.bias)),
+			safetensors.FromFloat32s("start.bias", safetensors.F32, x.bias, len(x.bias)),
+			safetensors.FromFloat32s("start.leverage", safetensors.F32, x.leverage, len(x.leverage)))
+	}
 	return safetensors.WriteFile(path, list, nil)
 }
 
@@ -335,6 +362,19 @@ func readStandard(path string, c decoder.Config) (*Standard, error) {
 	}
 	if r := c.Rank(); r > 0 {
 		if s.Basis, err = f.Shaped("basis", shape[0]*shape[1]*shape[2], r); err != nil {
+			return nil, err
+		}
+	}
+	if _, ok := f.Lookup("start.weight"); ok {
+		s.start = &regression{}
+		r, width := c.Rank(), c.Features[0][2]
+		if s.start.weight, err = f.Shaped("start.weight", r, width); err != nil {
+			return nil, err
+		}
+		if s.start.bias, err = f.Shaped("start.bias", r); err != nil {
+			return nil, err
+		}
+		if s.start.leverage, err = f.Float32s("start.leverage"); err != nil {
 			return nil, err
 		}
 	}

@@ -61,6 +61,18 @@ type Config struct {
 	// (Data.SetJoint), in the adapters that the decoder's output stands for; the rest is what
 	// is generated. It needs an Affine decoder. 0 is none, as in the reference.
 	JointShare float64 `json:"joint_share"`
+	// LinearStart starts as linear regression from conditions to weight tokens, in the principal
+	// directions in which the data sets' conditions differ: as many as the basis has. It needs a
+	// decoder of one layer of kernel size 1.
+	LinearStart bool `json:"linear_start,omitempty"`
+	// LeaveOut lets every data set play the unseen one in the steps with the loss on answers: what
+	// the regression has of its own checkpoint is taken out of the adapter that it is answered with,
+	// so that the others have to make it up. It needs LinearStart.
+	LeaveOut bool `json:"leave_out,omitempty"`
+	// BasisRate is the learning rate of the basis of weight tokens in the steps with the loss on
+	// answers, on LearningRate's schedule; 0 leaves it as it is. The basis is in units of standardised
+	// tokens, of which each matters much less than a weight of a small network.
+	BasisRate float64 `json:"basis_learning_rate,omitempty"`
 	// SaveEvery is the number of steps between checkpoints.
 	SaveEvery int `json:"save_every"`
 
@@ -153,6 +165,11 @@ func (c *Config) Validate() error {
 	check(c.Prompts >= 0, "prompts is %d, expected 0 for all or a positive number", c.Prompts)
 	check(c.Decoder.Rank() == 0 || c.Decoder.Affine, "the decoder has a basis of weight tokens, but is not affine: a basis is of standardised ones")
 	check(c.JointShare == 0 || c.Decoder.Affine, "joint_share %v, but the decoder is not affine: it has no tensor for a joint LoRA", c.JointShare)
+	check(c.BasisRate >= 0 && c.BasisRate <= 10, "basis_learning_rate is %v, expected 0 to 10", c.BasisRate)
+	check(c.BasisRate == 0 || c.Decoder.Rank() > 0, "basis_learning_rate is %v, but the decoder has no basis of weight tokens", c.BasisRate)
+	check(c.BasisRate == 0 || c.Loss != LossWeights, "basis_learning_rate is %v, but the loss is %s, by which the basis is the best already", c.BasisRate, c.Loss)
+	check(!c.LeaveOut || c.LinearStart && c.Loss != LossWeights, "leave_out without linear_start and a loss on answers")
+	check(!c.LinearStart || c.linear(), "linear_start, but the decoder is not one layer of kernel size 1 from (%d,%d,C) to the (1,1,r) coordinates of a basis", c.Texts, c.Length)
 	check(c.SaveEvery > 0, "save_every is %d, expected a positive number", c.SaveEvery)
 	switch x := c.Task; c.Loss {
 	case LossWeights:

@@ -186,16 +186,19 @@ type Standard struct {
 	Spread        []float32 // (T): root mean square of what remains; 0 where nothing varies
 	Scale, Offset []float32 // (T), (T,h,w): output.scale and output.offset
 	// Basis is output.basis.weight (T·h·w,r), nil without: the r directions in which the data sets' means,
-	// standardised, differ most. The data sets' coordinates in each have a mean square of 1.
+	// standardised, differ most, or that fit coordinates of theirs best. The data sets' coordinates in
+	// each have a mean square of 1.
 	Basis []float32
+	start *regression // with Config.LinearStart
 }
 
 // minSpread is the spread below which a token counts as constant, a frozen lora_A's.
 const minSpread = 1e-5
 
 // Standardise computes it over all checkpoints, with a share of SetJoint's adapter and a
-// basis of rank directions, 0 for none.
-func (d *Data) Standardise(jointShare float64, rank int) (*Standard, error) {
+// basis of rank directions, 0 for none: those in which the data sets differ most, or, with
+// coordinates of the data sets (rank values each), those that fit them best.
+func (d *Data) Standardise(jointShare float64, rank int, coordinates [][]float64) (*Standard, error) {
 	t, h, w := d.layout.Shape()
 	sum := make([]float64, t*h*w)
 	square := make([]float64, t*h*w)
@@ -240,10 +243,13 @@ func (d *Data) Standardise(jointShare float64, rank int) (*Standard, error) {
 		for _, mean := range means {
 			s.apply(mean)
 		}
-		var err error
-		if s.Basis, err = linear.Principal(means, rank); err != nil {
-			return nil, err
+		if coordinates == nil {
+			var err error
+			if coordinates, err = linear.Principal(means, rank); err != nil {
+				return nil, err
+			}
 		}
+		s.Basis = linear.Span(means, coordinates)
 	}
 	s.Scale, s.Offset = s.Spread, s.Mean
 	if jointShare == 0 {

@@ -70,11 +70,6 @@ func Run(ctx context.Context, c Config, d *Data, r Resources, dir string, report
 	if run.step >= c.Steps {
 		return &Result{Steps: run.step, Loss: run.curve.smooth()}, nil
 	}
-	report(Progress{Stage: "read checkpoints", Total: 1})
-	weight, err := run.weight(&c, d)
-	if err != nil {
-		return nil, err
-	}
 	encoded, coverage, err := conditions(ctx, &c, d, r.Encoder, r.Backend, func(done, total int) { report(Progress{Stage: "encode prompts", Done: done, Total: total}) })
 	if err != nil {
 		return nil, err
@@ -82,8 +77,18 @@ func Run(ctx context.Context, c Config, d *Data, r Resources, dir string, report
 	if err := atomicfile.Write(filepath.Join(dir, coverageName), atomicfile.JSON(coverage)); err != nil {
 		return nil, err
 	}
+	report(Progress{Stage: "read checkpoints", Total: 1})
+	if run.state == nil {
+		if err := run.begin(&c, d, encoded); err != nil {
+			return nil, err
+		}
+	}
+	weight, err := run.weight(&c, d)
+	if err != nil {
+		return nil, err
+	}
 	if onAnswers != nil {
-		if err := onAnswers.place(run.standard, r.Devices); err != nil {
+		if err := onAnswers.place(&c, run.standard, r.Devices); err != nil {
 			return nil, err
 		}
 	}

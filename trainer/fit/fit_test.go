@@ -102,14 +102,17 @@ func tinyEncoder(t *testing.T) *generator.Package {
 var tiling = lora.Tiling{Kind: "Qwen2505LoRA_Tokenizer2D", Height: 10, Width: 10}
 
 // collected lays two data sets out as package collect does, of golden adapters.
-func collected(t *testing.T) string {
+func collected(t *testing.T) string { return collectedSets(t, "one", "two") }
+
+// collectedSets are up to three, the third of the adapters that the others share and the first.
+func collectedSets(t *testing.T, names ...string) string {
 	t.Helper()
 	dir := t.TempDir()
 	config, err := os.ReadFile(golden.Path("tokens", "mini_0.5B", "adapter_config.json"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	for i, name := range []string{"one", "two"} {
+	for i, name := range names {
 		write := func(path string, raw []byte) {
 			path = filepath.Join(dir, name, path)
 			if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
@@ -120,9 +123,9 @@ func collected(t *testing.T) string {
 			}
 		}
 		write("adapter_config.json", config)
-		write("prompts.json", []byte(fmt.Sprintf(`[{"prompt":"a b %d"},{"prompt":"say c"},{"prompt":"x"}]`, i)))
+		write("prompts.json", []byte(fmt.Sprintf(`[{"prompt":"a b %c"},{"prompt":"say %c"},{"prompt":"x"}]`, 'd'+i, 'm'-2*i)))
 		for j := range 2 {
-			raw, err := os.ReadFile(golden.Path("criterion", "mini_0.5B", fmt.Sprintf("%d.safetensors", i+j)))
+			raw, err := os.ReadFile(golden.Path("criterion", "mini_0.5B", fmt.Sprintf("%d.safetensors", (i+j)%3)))
 			if err != nil {
 				t.Fatal(err)
 			}

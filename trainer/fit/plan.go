@@ -65,7 +65,7 @@ func NewPlan(c *Config, devices int) (*Plan, error) {
 		return nil, fmt.Errorf("%d pairs computed together do not divide over %d devices", c.Batch/c.Accumulate, devices)
 	}
 	p := &Plan{Steps: c.Steps, Batch: c.Batch, Part: c.Batch / c.Accumulate / devices, Devices: devices, DType: c.DType}
-	for _, t := range weights(c.Decoder) {
+	for _, t := range c.fitted() {
 		p.Parameters += volume(t.Shape...)
 	}
 	// Backward takes a convolution's work twice, for its input's gradient and its weight's.

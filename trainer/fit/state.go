@@ -30,10 +30,10 @@ type statePart struct {
 }
 
 // initialState is a run's before its first step.
-func initialState(c *Config) *state {
+func initialState(c *Config, st *Standard) *state {
 	s := &state{}
-	list := weights(c.Decoder)
-	for i, v := range initial(c.Decoder, c.Seed) {
+	list := c.fitted()
+	for i, v := range c.initial(st) {
 		make := func(v []float32) *tensors.Tensor { return tensors.FromFlatDataAndDimensions(v, list[i].Shape...) }
 		s.params = append(s.params, make(v))
 		s.first = append(s.first, tensors.FromShape(s.params[i].Shape()))
@@ -66,6 +66,32 @@ func (s *state) copies(c *Config, n int) ([]*state, error) {
 func weights(c decoder.Config) []decoder.Tensor {
 	c.Affine, c.Tokens = false, [3]int{}
 	return c.Tensors()
+}
+
+// changeKey is, in a run's checkpoint, the change of the basis from the principal directions,
+// in units of Config.BasisRate.
+const changeKey = "output.basis.change"
+
+// fitted lists what a run's steps change.
+func (c *Config) fitted() []decoder.Tensor {
+	list := weights(c.Decoder)
+	if c.BasisRate > 0 {
+		out := c.Decoder.Output()
+		list = append(list, decoder.Tensor{Name: changeKey, Shape: []int{int(volume(out[:]...)), c.Decoder.Rank()}})
+	}
+	return list
+}
+
+// initial are the values of fitted before the first step.
+func (c *Config) initial(st *Standard) [][]float32 {
+	all := initial(c.Decoder, c.Seed)
+	if c.LinearStart {
+		st.start.place(c.Decoder, all)
+	}
+	for _, t := range c.fitted()[len(all):] {
+		all = append(all, make([]float32, volume(t.Shape...)))
+	}
+	return all
 }
 
 // initial draws the reference's initial weights (b.2, b.1).

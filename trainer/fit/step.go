@@ -38,7 +38,7 @@ type stepper struct {
 // newStepper compiles for a number of devices. weight is that of the loss on weights, one
 // a token; a is nil with LossWeights.
 func newStepper(c *Config, b backend.Backend, devices int, weight []float32, st *Standard, a *answers) (*stepper, error) {
-	s := &stepper{c: c, b: b, devices: devices, n: len(weights(c.Decoder)), answers: a}
+	s := &stepper{c: c, b: b, devices: devices, n: len(c.fitted()), answers: a}
 	for range devices {
 		s.weight = append(s.weight, tensors.FromFlatDataAndDimensions(weight, 1, len(weight), 1, 1))
 		if r := c.Decoder.Rank(); r > 0 {
@@ -60,7 +60,7 @@ func newStepper(c *Config, b backend.Backend, devices int, weight []float32, st 
 		return nil, err
 	}
 	if a != nil {
-		if s.task, err = exec(func(in []*graph.Node) []*graph.Node { return s.gradientsGraph(in, true) }, 6); err != nil {
+		if s.task, err = exec(func(in []*graph.Node) []*graph.Node { return s.gradientsGraph(in, true) }, 2+a.inputs()); err != nil {
 			return nil, err
 		}
 	}
@@ -114,7 +114,7 @@ func (s *stepper) gradientsGraph(in []*graph.Node, task bool) []*graph.Node {
 	var batch, count, constants []*graph.Node
 	pairs := take(2)
 	if task {
-		batch = take(4)
+		batch = take(s.answers.inputs())
 	}
 	rest := take(3)
 	if task {
@@ -136,17 +136,22 @@ func (s *stepper) gradientsGraph(in []*graph.Node, task bool) []*graph.Node {
 		return graph.Add(x, graph.MulScalar(noise, deviation))
 	}
 	target := add(pairs[1], s.c.TargetNoise)
-	output := s.decode(params, basis, pairs[0], func(x *graph.Node) *graph.Node { return add(x, s.c.ConditionNoise) })
+	output := s.decode(params, task, basis, pairs[0], func(x *graph.Node) *graph.Node { return add(x, s.c.ConditionNoise) })
 	onWeights := graph.Div(model.SquareError(output, target, rest[0]), rest[1])
 	loss, onAnswers := onWeights, graph.ZerosLike(onWeights)
 	if task {
-		onAnswers = graph.Div(s.answers.loss(output, batch, constants), count[0])
+		onAnswers = graph.Div(s.answers.loss(output, target, batch, constants), count[0])
 		loss = onAnswers
 		if share := s.c.Task.Share; share > 0 {
 			loss = graph.Add(loss, graph.MulScalar(onWeights, share))
 		}
 	}
 	grads := graph.Gradient(loss, params...)
+	if s.c.BasisRate > 0 {
+		// To the basis itself, so that clipping does not depend on the unit.
+		last := len(grads) - 1
+		grads[last] = graph.DivScalar(grads[last], s.c.basisUnit())
+	}
 	for i, sum := range sums {
 		grads[i] = graph.Add(sum, grads[i])
 	}
@@ -154,11 +159,17 @@ func (s *stepper) gradientsGraph(in []*graph.Node, task bool) []*graph.Node {
 }
 
 // decode is condition (b,N,L,C) to weight tokens (b,T,h,w), standardised if the decoder
-// is Affine.
-func (s *stepper) decode(params []*graph.Node, basis, condition *graph.Node, noise func(*graph.Node) *graph.Node) *graph.Node {
+// is Affine. Only with the loss on answers is the basis fitted.
+func (s *stepper) decode(params []*graph.Node, answers bool, basis, condition *graph.Node, noise func(*graph.Node) *graph.Node) *graph.Node {
 	p := model.Params{}
-	for i, t := range weights(s.c.Decoder) {
+	for i, t := range s.c.fitted() {
 		p[t.Name] = params[i]
+	}
+	if change := p[changeKey]; change != nil {
+		if !answers {
+			change = graph.StopGradient(change)
+		}
+		basis = graph.Add(basis, graph.MulScalar(change, s.c.basisUnit()))
 	}
 	if s.c.DType == BF16 {
 		p = model.Mixed(p, dtypes.BFloat16)

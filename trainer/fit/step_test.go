@@ -46,7 +46,7 @@ func measureSteps(b *testing.B, c *Config, be backend.Backend, a *answers) {
 		b.Fatal(err)
 	}
 	defer step.close()
-	states := []*state{initialState(c)}
+	states := []*state{initialState(c, nil)}
 	run := func(i int) {
 		pairs := fed{shards: []shard{{condition: filled(c.Batch, in[0], in[1], in[2]), target: filled(c.Batch, out[0], out[1], out[2])}},
 			values: float64(c.Batch * out[0] * out[1] * out[2])}
@@ -163,7 +163,7 @@ func BenchmarkAnswersStep(b *testing.B) {
 			}
 			a.examples = [][]lm.Example{records}
 			standard := &Standard{Scale: make([]float32, out[0]), Offset: make([]float32, out[0]*out[1]*out[2])}
-			if err := a.place(standard, 1); err != nil {
+			if err := a.place(&c, standard, 1); err != nil {
 				b.Fatal(err)
 			}
 			defer a.close()

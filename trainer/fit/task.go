@@ -32,6 +32,10 @@ type answers struct {
 	// (1,T,1,1) and offset (1,T,h,w) that undo the standardisation.
 	constants [][]*tensors.Tensor
 	own       []*tensors.Tensor // what close frees
+
+	// leverage is each data set's share in what the regression predicts for it, with
+	// Config.LeaveOut; nil without.
+	leverage []float32
 }
 
 // sizeStep rounds the length of rows up, so that similar data sets compile alike.
@@ -65,7 +69,10 @@ func newAnswers(c *Config, t *Task, d *Data) (*answers, error) {
 }
 
 // place puts what every step reads on the devices.
-func (a *answers) place(st *Standard, devices int) error {
+func (a *answers) place(c *Config, st *Standard, devices int) error {
+	if c.LeaveOut {
+		a.leverage = st.start.leverage
+	}
 	for d := range devices {
 		weights := a.task.Model.Weights()
 		if d > 0 {
@@ -106,7 +113,22 @@ func (a *answers) batch(items []pick) ([]*tensors.Tensor, error) {
 	for i, x := range in {
 		out[i] = x.(*tensors.Tensor)
 	}
+	if a.leverage != nil {
+		var h []float32
+		for _, item := range items {
+			h = append(h, a.leverage[item.set])
+		}
+		out = append(out, tensors.FromFlatDataAndDimensions(h, len(h), 1, 1, 1))
+	}
 	return out, nil
+}
+
+// inputs is the number of batch's tensors.
+func (a *answers) inputs() int {
+	if a.leverage != nil {
+		return 5
+	}
+	return 4
 }
 
 // tokens is the number of tokens that a step's answers have.
@@ -121,8 +143,16 @@ func (a *answers) tokens(items []pick) int {
 }
 
 // loss is the sum of the negative log-likelihoods of all answers' tokens. output is the
-// decoder's (items,T,h,w), batch as batch makes it, constants as place does.
-func (a *answers) loss(output *graph.Node, batch, constants []*graph.Node) *graph.Node {
+// decoder's (items,T,h,w), target the checkpoints', batch as batch makes it, constants as place does.
+func (a *answers) loss(output, target *graph.Node, batch, constants []*graph.Node) *graph.Node {
+	if a.leverage != nil {
+		// The prediction of a regression without a point is that with it, less the point's own
+		// share. As the basis moves on from the regression's, this takes out what it had at first.
+		// Padding, NaN, belongs to no matrix.
+		h := batch[4]
+		target = graph.Where(graph.Equal(target, target), target, graph.ZerosLike(target))
+		output = graph.Div(graph.Sub(output, graph.Mul(h, target)), graph.OneMinus(h))
+	}
 	n := len(a.task.Model.Weights())
 	base, standard := constants[:n], constants[n:]
 	if len(standard) > 0 {

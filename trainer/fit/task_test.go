@@ -21,7 +21,7 @@ func task(t *testing.T, b backend.Backend) *fit.Task {
 	t.Cleanup(m.Close)
 	rng := rand.New(rand.NewPCG(5, 5))
 	examples := map[string][]lm.Example{}
-	for i, name := range []string{"one", "two"} {
+	for i, name := range []string{"one", "two", "three"} {
 		for range 8 {
 			e := lm.Example{Answer: []int32{int32(20 + i), 2}}
 			for range 3 + rng.IntN(4) {

@@ -8,11 +8,11 @@ import (
 	"gonum.org/v1/gonum/mat"
 )
 
-// Principal are the first rank principal components of the rows, by their Gram matrix, around
-// zero: of the columns one after another, rank values each. Every row is about the sum of the
-// components times its coordinates, whose mean square over the rows is 1. NaN count as zero. Rows that add up to
-// zero span one direction fewer than they are; more directions than that are refused.
-func Principal(rows [][]float32, rank int) ([]float32, error) {
+// Principal are the coordinates of rows in their first rank principal directions, by their Gram
+// matrix, around zero: rank values a row, whose mean square over the rows is 1 in each direction.
+// NaN count as zero. Rows that add up to zero span one direction fewer than they are; more
+// directions than that are refused.
+func Principal(rows [][]float32, rank int) (coordinates [][]float64, err error) {
 	n := len(rows)
 	if rank < 1 || rank >= n {
 		return nil, fmt.Errorf("linear: %d directions, but the means of %d tasks differ in %d", rank, n, n-1)
@@ -31,14 +31,29 @@ func Principal(rows [][]float32, rank int) ([]float32, error) {
 	}
 	var e mat.EigenSym
 	if !e.Factorize(gram, true) {
-		return nil, errors.New("linear: the principal components do not converge: is a value infinite?")
+		return nil, errors.New("linear: the principal directions do not converge: is a value infinite?")
 	}
 	var vectors mat.Dense
 	e.VectorsTo(&vectors)
+	coordinates = make([][]float64, n)
+	for i := range coordinates {
+		for r := range rank {
+			coordinates[i] = append(coordinates[i], vectors.At(i, n-1-r)*math.Sqrt(float64(n))) // eigenvalues ascend
+		}
+	}
+	return coordinates, nil
+}
+
+// Span is the basis in which rows stand by coordinates of Principal: of the rows' columns one
+// after another, a value for each direction. A row's sum of the directions times its coordinates
+// is its least-squares prediction, the row itself as nearly as so many directions allow if the
+// coordinates are its own. NaN count as zero.
+func Span(rows [][]float32, coordinates [][]float64) []float32 {
+	rank := len(coordinates[0])
 	out := make([]float32, rank*len(rows[0]))
-	for r := range rank {
-		for i, x := range rows {
-			share := float32(vectors.At(i, n-1-r) / math.Sqrt(float64(n))) // eigenvalues ascend
+	for i, x := range rows {
+		for r, c := range coordinates[i] {
+			share := float32(c / float64(len(rows)))
 			for k, v := range x {
 				if v == v {
 					out[k*rank+r] += share * v
@@ -46,5 +61,5 @@ func Principal(rows [][]float32, rank int) ([]float32, error) {
 			}
 		}
 	}
-	return out, nil
+	return out
 }

@@ -72,7 +72,11 @@ func principal(tasks [][][]float32, rank int) ([]float32, error) {
 			}
 		}
 	}
-	return linear.Principal(means, rank)
+	coordinates, err := linear.Principal(means, rank)
+	if err != nil {
+		return nil, err
+	}
+	return linear.Span(means, coordinates), nil
 }
 
 // deviation is the deviation that a token's frame says its chunk has.

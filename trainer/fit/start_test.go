@@ -1,0 +1,281 @@
+package fit_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/drag-and-drop-lora/dnd/graph/decoder"
+	"github.com/drag-and-drop-lora/dnd/graph/lora"
+	"github.com/drag-and-drop-lora/dnd/trainer/backend"
+	"github.com/drag-and-drop-lora/dnd/trainer/collect"
+	"github.com/drag-and-drop-lora/dnd/trainer/fit"
+	"github.com/drag-and-drop-lora/dnd/trainer/infer"
+)
+
+// linearStart lets two data sets of three prompts each start as a regression.
+func linearStart(c *fit.Config) {
+	inBasis(c)
+	c.Texts, c.LinearStart, c.ConditionNoise, c.TargetNoise = 3, true, 0, 0
+	c.Decoder.KernelSize, c.Decoder.Features = 1, [][3]int{{3, c.Length, 6}, {1, 1, 1}}
+}
+
+// arrays are weights in memory.
+type arrays map[string][]float32
+
+func (a arrays) ReadWeights(name, dtype string, off int64, p []byte) error {
+	v, ok := a[strings.TrimPrefix(name, decoder.Prefix)]
+	if !ok || dtype != "F32" {
+		return fmt.Errorf("no tensor %s in %s", name, dtype)
+	}
+	for i := range len(p) / 4 {
+		binary.LittleEndian.PutUint32(p[4*i:], math.Float32bits(v[int(off)/4+i]))
+	}
+	return nil
+}
+
+// A linear start makes, of all prompts of a data set, the mean of its checkpoints.
+func TestLinearStartIsRegression(t *testing.T) {
+	from, e, b := collected(t), tinyEncoder(t), cpu(t)
+	data := must[*fit.Data](t)(fit.OpenData(from, nil, "", tiling))
+	c := config(true)
+	linearStart(&c)
+	c.Steps, c.WarmUp, c.LearningRate = 1, 0, 1e-12
+	dir := t.TempDir()
+	must[*fit.Result](t)(fit.Run(t.Context(), c, data, fit.Resources{Encoder: e, Backend: b}, dir, nil))
+	weights := arrays(fittedOf(t, dir))
+	runner := infer.New(b)
+	defer runner.Close()
+	tokenizer, err := e.Tokenizer()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range data.Sets {
+		in, err := tokenizer.Encode(s.Prompts, c.Length)
+		if err != nil {
+			t.Fatal(err)
+		}
+		condition := must[[]float32](t)(runner.Encode(t.Context(), e.Manifest.Encoder.Config, e.Weights(), in.IDs, in.Mask, in.Texts, in.Length, c.Pads, nil))
+		got := must[[]float32](t)(runner.Decode(t.Context(), c.Decoder, weights, condition, 1, nil))
+		want := make([]float64, len(got))
+		raw := must[[]byte](t)(collect.ReadConfig(filepath.Join(from, s.Name)))
+		for _, path := range s.Checkpoints {
+			a := must[*lora.Adapter](t)(collect.ReadCheckpoint(raw, path))
+			for k, v := range must[[]float32](t)(lora.Tokens(data.Base, tiling, a, lora.Float32)) {
+				want[k] += float64(v) / float64(len(s.Checkpoints))
+			}
+		}
+		off, size := 0.0, 0.0
+		for k, v := range want {
+			if v == v {
+				off += math.Pow(float64(got[k])-v, 2)
+				size += math.Pow(float64(weights["output.offset"][k])-v, 2)
+			}
+		}
+		if r := math.Sqrt(off / size); !(r < 1e-3) {
+			t.Errorf("data set %s: generated from all its prompts, it is %.2g of its way from the mean off", s.Name, r)
+		}
+	}
+}
+
+// By the loss on answers a basis with a rate of its own is fitted though the network hardly is:
+// not before that loss sets in, the same on two devices, and resumed to the same bits.
+func TestBasisFollowsAnswers(t *testing.T) {
+	data := must[*fit.Data](t)(fit.OpenData(collected(t), nil, "", tiling))
+	e := tinyEncoder(t)
+	run := func(ctx context.Context, c fit.Config, b backend.Backend, devices int, dir string, report func(fit.Progress)) error {
+		_, err := fit.Run(ctx, c, data, fit.Resources{Encoder: e, Backend: b, Task: task(t, b), Devices: devices}, dir, report)
+		return err
+	}
+	c := config(true)
+	linearStart(&c)
+	c.Steps, c.Batch, c.LearningRate, c.BasisRate, c.Average = 20, 4, 1e-9, 0.05, 0.5
+	c.SetLoss(fit.LossTask)
+	dir := t.TempDir()
+	if err := run(t.Context(), c, cpu(t), 1, dir, nil); err != nil {
+		t.Fatal(err)
+	}
+	list := answersLosses(t, dir)
+	if first, last := list[0], list[len(list)-1]; !(last < 0.75*first) {
+		t.Errorf("the loss on answers went from %v to %v, expected less than three quarters", first, last)
+	}
+
+	c.SetLoss(fit.LossBoth)
+	c.Steps, c.Task.From, c.SaveEvery = 3, 2, 1
+	basisOf := func(steps int) []float32 {
+		c, dir := c, t.TempDir()
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		err := run(ctx, c, cpu(t), 1, dir, func(p fit.Progress) {
+			if p.Stage == "fit" && p.Done == steps {
+				cancel()
+			}
+		})
+		if err != nil && !errors.Is(err, context.Canceled) {
+			t.Fatal(err)
+		}
+		return fittedOf(t, dir)["output.basis.weight"]
+	}
+	moved := func(a, b []float32) float64 {
+		d := 0.0
+		for i := range a {
+			d = max(d, math.Abs(float64(a[i]-b[i])))
+		}
+		return d
+	}
+	if d := moved(basisOf(1), basisOf(2)); d != 0 {
+		t.Errorf("the basis moved by %v before the loss on answers", d)
+	}
+	if d := moved(basisOf(1), basisOf(3)); d == 0 {
+		t.Error("the basis did not move by the loss on answers")
+	}
+
+	c.Epsilon = 1e-3
+	dirs := map[string][]float32{}
+	for name, way := range map[string]struct {
+		b                   backend.Backend
+		devices, accumulate int
+	}{"one": {cpu(t), 1, 1}, "two": {pjrt(t), 2, 2}} {
+		c, dir := c, t.TempDir()
+		c.Accumulate = way.accumulate
+		if err := run(t.Context(), c, way.b, way.devices, dir, nil); err != nil {
+			t.Fatal(err)
+		}
+		dirs[name] = fittedOf(t, dir)["output.basis.weight"]
+	}
+	if d := moved(dirs["one"], dirs["two"]) / moved(dirs["one"], basisOf(1)); !(d < 1e-3) {
+		t.Errorf("in two parts on two devices of XLA the basis is off by %.2g of its change", d)
+	}
+
+	c.Steps, c.SaveEvery = 6, 2
+	whole, parts := t.TempDir(), t.TempDir()
+	b := cpu(t)
+	if err := run(t.Context(), c, b, 1, whole, nil); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	err := run(ctx, c, b, 1, parts, func(p fit.Progress) {
+		if p.Stage == "fit" && p.Done == 3 {
+			cancel()
+		}
+	})
+	if !errors.Is(err, context.Canceled) {
+		t.Fatal(err)
+	}
+	if err := run(t.Context(), c, b, 1, parts, nil); err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(checkpoint(t, whole), checkpoint(t, parts)) {
+		t.Error("the resumed run's checkpoint differs from the whole one's")
+	}
+}
+
+// What is left of a prediction when a point's own value is taken out by its leverage is the
+// regression of the other points.
+func TestLeverage(t *testing.T) {
+	c := config(true)
+	linearStart(&c)
+	rng := rand.New(rand.NewPCG(3, 3))
+	encoded := make([][][]float32, 5)
+	values := make([]float64, len(encoded))
+	for i := range encoded {
+		values[i] = rng.NormFloat64()
+		for range 3 {
+			var condition []float32
+			for range c.Length * 6 {
+				condition = append(condition, float32(rng.NormFloat64()))
+			}
+			encoded[i] = append(encoded[i], condition)
+		}
+	}
+	z, leverage, err := fit.Regress(&c, encoded)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// line is the least-squares line's value at x, of all points but one.
+	line := func(x float64, without int) float64 {
+		var n, sz, sv, szz, szv float64
+		for i, v := range values {
+			if i != without {
+				n, sz, sv, szz, szv = n+1, sz+z[i][0], sv+v, szz+z[i][0]*z[i][0], szv+z[i][0]*v
+			}
+		}
+		slope := (n*szv - sz*sv) / (n*szz - sz*sz)
+		return (sv-slope*sz)/n + slope*x
+	}
+	for i, v := range values {
+		h := float64(leverage[i])
+		if got, want := (line(z[i][0], -1)-h*v)/(1-h), line(z[i][0], i); math.Abs(got-want) > 1e-4 {
+			t.Errorf("point %d: %v without its own value, the other points say %v", i, got, want)
+		}
+	}
+}
+
+// Left out, a data set's answers are worse before the fit, and get better by it.
+func TestLeaveOut(t *testing.T) {
+	data := must[*fit.Data](t)(fit.OpenData(collectedSets(t, "one", "two", "three"), nil, "", tiling))
+	e := tinyEncoder(t)
+	c := config(true)
+	linearStart(&c)
+	c.Steps, c.Batch, c.LearningRate, c.BasisRate, c.LeaveOut, c.Epsilon = 20, 4, 1e-9, 0.05, true, 1e-3
+	c.SetLoss(fit.LossTask)
+	run := func(c fit.Config, b backend.Backend, devices int) []float64 {
+		t.Helper()
+		dir := t.TempDir()
+		must[*fit.Result](t)(fit.Run(t.Context(), c, data, fit.Resources{Encoder: e, Backend: b, Task: task(t, b), Devices: devices}, dir, nil))
+		return answersLosses(t, dir)
+	}
+	out := run(c, cpu(t), 1)
+	// Each of three is to follow from two others in one direction: there is not much to gain.
+	if first, last := out[0], out[len(out)-1]; !(last < 0.9*first) {
+		t.Errorf("left out, the loss on answers went from %v to %v, expected less than nine tenths", first, last)
+	}
+	c.Steps = 2
+	in := c
+	in.LeaveOut = false
+	if a, b := run(c, cpu(t), 1)[0], run(in, cpu(t), 1)[0]; a == b {
+		t.Errorf("left out or not, the loss on answers is %v", a)
+	}
+	one := run(c, cpu(t), 1)
+	c.Accumulate = 2
+	for i, loss := range run(c, pjrt(t), 2) {
+		if math.Abs(loss-one[i]) > 1e-4*one[i] {
+			t.Errorf("step %d in two parts on two devices of XLA: loss %v, at once %v", i+1, loss, one[i])
+		}
+	}
+
+	few := must[*fit.Data](t)(fit.OpenData(collected(t), nil, "", tiling))
+	dir := filepath.Join(t.TempDir(), "run")
+	b := cpu(t)
+	_, err := fit.Run(t.Context(), c, few, fit.Resources{Encoder: e, Backend: b, Task: task(t, b)}, dir, nil)
+	if err == nil || !strings.Contains(err.Error(), "data set one in 1 directions hangs on its own checkpoints alone") {
+		t.Errorf("two data sets left out in turns: %v", err)
+	}
+}
+
+func TestLinearStartIsChecked(t *testing.T) {
+	for want, change := range map[string]func(*fit.Config){
+		"one layer of kernel size 1":      func(c *fit.Config) { c.Decoder.KernelSize = 3 },
+		"no basis of weight tokens":       func(c *fit.Config) { *c = config(true); c.SetLoss(fit.LossTask); c.BasisRate = 0.1 },
+		"basis_learning_rate is 0.1, but the loss": func(c *fit.Config) { c.BasisRate = 0.1 },
+		"leave_out without":               func(c *fit.Config) { c.LeaveOut = true },
+		"basis_learning_rate is 11":                func(c *fit.Config) { c.BasisRate = 11 },
+	} {
+		c := config(true)
+		linearStart(&c)
+		if err := c.Validate(); err != nil {
+			t.Fatal(err)
+		}
+		change(&c)
+		if err := c.Validate(); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v, want %q", err, want)
+		}
+	}
+}
