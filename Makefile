@@ -76,6 +76,11 @@ demo: deps-run build ## an adapter from the prompts of an unseen task, and the b
 	build/bin/dndgen generate --prompts $(DEMO_PROMPTS) --out build/demo/adapter
 	build/bin/dndtrain answer --base $(DEMO_BASE) --adapter build/demo/adapter --prompts $(DEMO_PROMPTS)
 
+.PHONY: demo-inputs
+demo-inputs: deps-run build build/data-inputs/grid.json ## the same where only the prompts, not the questions, say what is asked for
+	build/bin/dndgen generate --generator models/inputs --prompts build/data-inputs/test/topic-tag.json --out build/demo/inputs
+	build/bin/dndtrain answer --base $(DEMO_BASE) --adapter build/demo/inputs --prompts build/data-inputs/test/topic-tag.json --field input
+
 .PHONY: science
 science: deps-run build ## the claim from nothing: a tiny base, its LoRAs, a generator, tasks it never saw
 	@$(SETUP)/assets.sh minilm

@@ -117,7 +117,7 @@ func commonFiles(work string) (map[string]string, error) {
 		files[name] = name
 	}
 	for _, tree := range []struct{ from, to string }{
-		{"models/default", "models/default"}, {"docs", "docs"}, {"build/web", "web"},
+		{"models/default", "models/default"}, {"models/inputs", "models/inputs"}, {"docs", "docs"}, {"build/web", "web"},
 	} {
 		if err := addTree(files, tree.from, tree.to); err != nil {
 			return nil, err

@@ -412,7 +412,7 @@ func TestTierM(t *testing.T) {
 	// Its data are made of models/data, and have the same grid.
 	t.Run("tier-m-inputs.json", func(t *testing.T) {
 		dir := t.TempDir()
-		for to, from := range map[string]string{"models/tier-m-inputs.json": "tier-m-inputs.json", "models/layout-basis.json": "layout-basis.json", "build/data-inputs/grid.json": "data/grid.json"} {
+		for to, from := range map[string]string{"models/tier-m-inputs.json": "tier-m-inputs.json", "models/layout-linear.json": "layout-linear.json", "build/data-inputs/grid.json": "data/grid.json"} {
 			raw, err := os.ReadFile(filepath.Join(models, from))
 			if err != nil {
 				t.Fatal(err)

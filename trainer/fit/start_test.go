@@ -262,10 +262,10 @@ func TestLeaveOut(t *testing.T) {
 
 func TestLinearStartIsChecked(t *testing.T) {
 	for want, change := range map[string]func(*fit.Config){
-		"one layer of kernel size 1":      func(c *fit.Config) { c.Decoder.KernelSize = 3 },
-		"no basis of weight tokens":       func(c *fit.Config) { *c = config(true); c.SetLoss(fit.LossTask); c.BasisRate = 0.1 },
+		"one layer of kernel size 1":               func(c *fit.Config) { c.Decoder.KernelSize = 3 },
+		"no basis of weight tokens":                func(c *fit.Config) { *c = config(true); c.SetLoss(fit.LossTask); c.BasisRate = 0.1 },
 		"basis_learning_rate is 0.1, but the loss": func(c *fit.Config) { c.BasisRate = 0.1 },
-		"leave_out without":               func(c *fit.Config) { c.LeaveOut = true },
+		"leave_out without":                        func(c *fit.Config) { c.LeaveOut = true },
 		"basis_learning_rate is 11":                func(c *fit.Config) { c.BasisRate = 11 },
 	} {
 		c := config(true)
