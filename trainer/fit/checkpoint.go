@@ -342,7 +342,8 @@ func writeStandard(path string, s *Standard, c decoder.Config) error {
 	if x := s.start; x != nil {
 		list = append(list, safetensors.FromFloat32s("start.weight", safetensors.F32, x.weight, len(x.bias), len(x.weight)/len(x.bias)),
 			safetensors.FromFloat32s("start.bias", safetensors.F32, x.bias, len(x.bias)),
-			safetensors.FromFloat32s("start.leverage", safetensors.F32, x.leverage, len(x.leverage)))
+			safetensors.FromFloat32s("start.leverage", safetensors.F32, x.leverage, len(x.leverage)),
+			safetensors.FromFloat32s("start.spreads", safetensors.F32, x.spreads, len(x.spreads)))
 	}
 	return safetensors.WriteFile(path, list, nil)
 }
@@ -375,6 +376,9 @@ func readStandard(path string, c decoder.Config) (*Standard, error) {
 			return nil, err
 		}
 		if s.start.leverage, err = f.Float32s("start.leverage"); err != nil {
+			return nil, err
+		}
+		if s.start.spreads, err = f.Float32s("start.spreads"); err != nil {
 			return nil, err
 		}
 	}

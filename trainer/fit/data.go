@@ -245,7 +245,7 @@ func (d *Data) Standardise(jointShare float64, rank int, coordinates [][]float64
 		}
 		if coordinates == nil {
 			var err error
-			if coordinates, err = linear.Principal(means, rank); err != nil {
+			if coordinates, _, err = linear.Principal(means, rank); err != nil {
 				return nil, err
 			}
 		}

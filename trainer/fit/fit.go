@@ -28,6 +28,9 @@ type Progress struct {
 type Result struct {
 	Steps int     `json:"steps"`
 	Loss  float64 `json:"loss"` // exponential mean
+	// Spreads are, with Config.LinearStart, how far the data sets' conditions lie apart in each of
+	// their principal directions, of the first: a basis should have as many as there are before they drop.
+	Spreads []float32 `json:"condition_spreads,omitempty"`
 }
 
 // Resources are what a run computes with: they do not change its result but for rounding.
@@ -68,7 +71,7 @@ func Run(ctx context.Context, c Config, d *Data, r Resources, dir string, report
 		return nil, err
 	}
 	if run.step >= c.Steps {
-		return &Result{Steps: run.step, Loss: run.curve.smooth()}, nil
+		return run.result(), nil
 	}
 	encoded, coverage, err := conditions(ctx, &c, d, r.Encoder, r.Backend, func(done, total int) { report(Progress{Stage: "encode prompts", Done: done, Total: total}) })
 	if err != nil {
@@ -141,7 +144,15 @@ func Run(ctx context.Context, c Config, d *Data, r Resources, dir string, report
 			return nil, errors.Join(ctx.Err(), run.save(&c))
 		}
 	}
-	return &Result{Steps: run.step, Loss: run.curve.smooth()}, nil
+	return run.result(), nil
+}
+
+func (r *folder) result() *Result {
+	out := &Result{Steps: r.step, Loss: r.curve.smooth()}
+	if r.standard != nil && r.standard.start != nil {
+		out.Spreads = r.standard.start.spreads
+	}
+	return out
 }
 
 // fits checks the configuration against the data.

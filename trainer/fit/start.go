@@ -14,6 +14,8 @@ type regression struct {
 	weight, bias []float32
 	// leverage is how much a data set's own value counts in its prediction, of 1; one a data set.
 	leverage []float32
+	// spreads are how far the data sets lie apart in each principal direction, of the first.
+	spreads []float32
 }
 
 // linear is whether the decoder is one that regression can be placed in.
@@ -44,20 +46,23 @@ func regress(c *Config, encoded [][][]float32) (*regression, [][]float64, error)
 			rows[i] = append(rows[i], float32(v-center[k]))
 		}
 	}
-	coordinates, err := linear.Principal(rows, rank)
+	coordinates, spreads, err := linear.Principal(rows, rank)
 	if err != nil {
 		return nil, nil, fmt.Errorf("fit: the data sets' conditions: %w", err)
 	}
 	// A direction u in the span of the rows has the coordinates rows·u: for coordinates z of mean
 	// square 1 and rows = z·s·directions that is u = direction/s.
-	r, first := &regression{weight: make([]float32, rank*in[2]), bias: make([]float32, rank)}, 0.0
+	r := &regression{weight: make([]float32, rank*in[2]), bias: make([]float32, rank)}
+	for _, v := range spreads {
+		r.spreads = append(r.spreads, float32(v))
+	}
 	span := linear.Span(rows, coordinates)
 	for j := range rank {
 		square := 0.0
 		for k := range in[2] {
 			square += float64(span[k*rank+j]) * float64(span[k*rank+j])
 		}
-		if first = max(first, square); !(square > minDirection*first) {
+		if !(spreads[j] > roundingSpread) {
 			return nil, nil, fmt.Errorf("fit: the data sets' conditions differ in %d directions, fewer than the %d of the decoder's basis", j, rank)
 		}
 		bias := 0.0
@@ -78,8 +83,8 @@ func regress(c *Config, encoded [][][]float32) (*regression, [][]float64, error)
 	return r, coordinates, nil
 }
 
-// minDirection is the share of the first direction's variance below which one is rounding.
-const minDirection = 1e-10
+// roundingSpread is the share of the first direction's spread below which one is rounding.
+const roundingSpread = 1e-5
 
 // maxLeverage is the leverage from which on Config.LeaveOut would divide by rounding: the other data
 // sets say nothing of such a one.

@@ -9,6 +9,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -49,7 +50,11 @@ func TestLinearStartIsRegression(t *testing.T) {
 	linearStart(&c)
 	c.Steps, c.WarmUp, c.LearningRate = 1, 0, 1e-12
 	dir := t.TempDir()
-	must[*fit.Result](t)(fit.Run(t.Context(), c, data, fit.Resources{Encoder: e, Backend: b}, dir, nil))
+	result := must[*fit.Result](t)(fit.Run(t.Context(), c, data, fit.Resources{Encoder: e, Backend: b}, dir, nil))
+	again := must[*fit.Result](t)(fit.Run(t.Context(), c, data, fit.Resources{Encoder: e, Backend: b}, dir, nil))
+	if !slices.Equal(result.Spreads, []float32{1}) || !slices.Equal(again.Spreads, result.Spreads) {
+		t.Errorf("the conditions of two data sets spread %v, and read again %v; expected one direction", result.Spreads, again.Spreads)
+	}
 	weights := arrays(fittedOf(t, dir))
 	runner := infer.New(b)
 	defer runner.Close()

@@ -103,7 +103,7 @@ func TestPrincipal(t *testing.T) {
 		rank      int
 		low, most float64
 	}{{2, -1e-5, 1e-5}, {1, 1e-3, 0.4}} {
-		coordinates, err := linear.Principal(rows, x.rank)
+		coordinates, spreads, err := linear.Principal(rows, x.rank)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -111,9 +111,15 @@ func TestPrincipal(t *testing.T) {
 		if left := rest(basis, x.rank); left < x.low || left > x.most {
 			t.Errorf("a basis of %d leaves %v, want %v to %v", x.rank, left, x.low, x.most)
 		}
+		if second := spreads[1] * spreads[1]; x.rank == 1 && math.Abs(rest(basis, 1)-second/(1+second)) > 1e-4 {
+			t.Errorf("the second direction spreads %v, but one leaves %v", spreads[1], rest(basis, 1))
+		}
+		if len(spreads) != n-1 || spreads[0] != 1 || spreads[2] > 1e-4 {
+			t.Errorf("rows of two directions spread %v", spreads)
+		}
 	}
 	for _, rank := range []int{0, n} {
-		if _, err := linear.Principal(rows, rank); err == nil {
+		if _, _, err := linear.Principal(rows, rank); err == nil {
 			t.Errorf("%d directions of %d rows", rank, n)
 		}
 	}

@@ -10,12 +10,13 @@ import (
 
 // Principal are the coordinates of rows in their first rank principal directions, by their Gram
 // matrix, around zero: rank values a row, whose mean square over the rows is 1 in each direction.
-// NaN count as zero. Rows that add up to zero span one direction fewer than they are; more
+// spreads are how far the rows lie apart in each of their directions, of the first, falling: after
+// those in which they differ, these drop. NaN count as zero. Rows that add up to zero span one direction fewer than they are; more
 // directions than that are refused.
-func Principal(rows [][]float32, rank int) (coordinates [][]float64, err error) {
+func Principal(rows [][]float32, rank int) (coordinates [][]float64, spreads []float64, err error) {
 	n := len(rows)
 	if rank < 1 || rank >= n {
-		return nil, fmt.Errorf("linear: %d directions, but the means of %d tasks differ in %d", rank, n, n-1)
+		return nil, nil, fmt.Errorf("linear: %d directions, but the means of %d tasks differ in %d", rank, n, n-1)
 	}
 	gram := mat.NewSymDense(n, nil)
 	for i, x := range rows {
@@ -31,7 +32,7 @@ func Principal(rows [][]float32, rank int) (coordinates [][]float64, err error) 
 	}
 	var e mat.EigenSym
 	if !e.Factorize(gram, true) {
-		return nil, errors.New("linear: the principal directions do not converge: is a value infinite?")
+		return nil, nil, errors.New("linear: the principal directions do not converge: is a value infinite?")
 	}
 	var vectors mat.Dense
 	e.VectorsTo(&vectors)
@@ -41,7 +42,11 @@ func Principal(rows [][]float32, rank int) (coordinates [][]float64, err error) 
 			coordinates[i] = append(coordinates[i], vectors.At(i, n-1-r)*math.Sqrt(float64(n))) // eigenvalues ascend
 		}
 	}
-	return coordinates, nil
+	values := e.Values(nil)
+	for i := n - 1; i > 0; i-- {
+		spreads = append(spreads, math.Sqrt(max(0, values[i]/values[n-1])))
+	}
+	return coordinates, spreads, nil
 }
 
 // Span is the basis in which rows stand by coordinates of Principal: of the rows' columns one

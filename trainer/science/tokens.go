@@ -72,7 +72,7 @@ func principal(tasks [][][]float32, rank int) ([]float32, error) {
 			}
 		}
 	}
-	coordinates, err := linear.Principal(means, rank)
+	coordinates, _, err := linear.Principal(means, rank)
 	if err != nil {
 		return nil, err
 	}
