@@ -63,6 +63,7 @@ release: web ## archives for Linux, macOS and Windows with checksums and bills o
 
 # A task that the shipped generator was not fitted on.
 DEMO_PROMPTS := models/data/test/topic-tag.json
+DEMO_INPUTS  := build/data-inputs/test/topic-tag.json
 DEMO_BASE    := build/deps/smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
 
 .PHONY: web
@@ -78,8 +79,8 @@ demo: deps-run build ## an adapter from the prompts of an unseen task, and the b
 
 .PHONY: demo-inputs
 demo-inputs: deps-run build build/data-inputs/grid.json ## the same where only the prompts, not the questions, say what is asked for
-	build/bin/dndgen generate --generator models/inputs --prompts build/data-inputs/test/topic-tag.json --out build/demo/inputs
-	build/bin/dndtrain answer --base $(DEMO_BASE) --adapter build/demo/inputs --prompts build/data-inputs/test/topic-tag.json --field input
+	build/bin/dndgen generate --generator models/inputs --prompts $(DEMO_INPUTS) --out build/demo/inputs
+	build/bin/dndtrain answer --base $(DEMO_BASE) --adapter build/demo/inputs --prompts $(DEMO_INPUTS) --field input
 
 .PHONY: science
 science: deps-run build ## the claim from nothing: a tiny base, its LoRAs, a generator, tasks it never saw

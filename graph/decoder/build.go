@@ -15,8 +15,8 @@ const Prefix = "decoder/"
 // BasisKey is the key of the tensor that Config.Tokens adds.
 const BasisKey = "output.basis.weight"
 
-// eps is LayerNorm's (reference section b.2).
-const eps = 1e-5
+// Eps is LayerNorm's (reference section b.2).
+const Eps = 1e-5
 
 // Options choose how a decoder is built.
 type Options struct {
@@ -114,7 +114,7 @@ func (d *builder) layer(i int, x *graph.Tensor) *graph.Tensor {
 	}
 	to := d.config.Features[i+1]
 
-	norm := d.LayerNorm(label("norm"), x, key("linear1.norm.weight"), key("linear1.norm.bias"), eps)
+	norm := d.LayerNorm(label("norm"), x, key("linear1.norm.weight"), key("linear1.norm.bias"), Eps)
 	d.read(label("norm"), norm)
 	residual := d.config.Residual(i)
 	if !residual {

@@ -12,6 +12,24 @@ import (
 	"github.com/drag-and-drop-lora/dnd/trainer/fit"
 )
 
+// meanTokens are the weight tokens of a data set's checkpoints in the folder from, in the mean.
+func meanTokens(t *testing.T, from string, data *fit.Data, s *fit.DataSet) []float64 {
+	t.Helper()
+	var mean []float64
+	raw := must[[]byte](t)(collect.ReadConfig(filepath.Join(from, s.Name)))
+	for _, path := range s.Checkpoints {
+		a := must[*lora.Adapter](t)(collect.ReadCheckpoint(raw, path))
+		tokens := must[[]float32](t)(lora.Tokens(data.Base, tiling, a, lora.Float32))
+		if mean == nil {
+			mean = make([]float64, len(tokens))
+		}
+		for k, v := range tokens {
+			mean[k] += float64(v) / float64(len(s.Checkpoints))
+		}
+	}
+	return mean
+}
+
 // Of two data sets a basis has one direction: at coordinates of one and minus one stand the
 // means of their checkpoints.
 func TestBasisHoldsTheDataSets(t *testing.T) {
@@ -32,14 +50,7 @@ func TestBasisHoldsTheDataSets(t *testing.T) {
 	}
 	var signs []float64
 	for _, s := range data.Sets {
-		mean := make([]float64, len(offset))
-		raw := must[[]byte](t)(collect.ReadConfig(filepath.Join(from, s.Name)))
-		for _, path := range s.Checkpoints {
-			a := must[*lora.Adapter](t)(collect.ReadCheckpoint(raw, path))
-			for k, v := range must[[]float32](t)(lora.Tokens(data.Base, tiling, a, lora.Float32)) {
-				mean[k] += float64(v) / float64(len(s.Checkpoints))
-			}
-		}
+		mean := meanTokens(t, from, data, &s)
 		best, sign := math.Inf(1), 0.0
 		for _, x := range []float64{1, -1} {
 			worst := 0.0

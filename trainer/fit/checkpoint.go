@@ -96,7 +96,7 @@ func open(dir string, c *Config, d *Data) (*folder, error) {
 	return r, r.load(c)
 }
 
-// begin starts a run with the data sets' encoded prompts.
+// begin starts a run with the data sets' encoded prompts, which only Config.LinearStart needs.
 func (r *folder) begin(c *Config, d *Data, encoded [][][]float32) error {
 	// Before the record: what is refused here must not stand in the next try's way.
 	if err := r.standardise(c, d, encoded); err != nil {
@@ -119,8 +119,10 @@ func (r *folder) standardise(c *Config, d *Data, encoded [][][]float32) (err err
 		if start, coordinates, err = regress(c, encoded); err != nil {
 			return err
 		}
-		if err := start.separable(d); c.LeaveOut && err != nil {
-			return err
+		if c.LeaveOut {
+			if err := start.separable(d); err != nil {
+				return err
+			}
 		}
 	}
 	if r.standard, err = d.Standardise(c.JointShare, c.Decoder.Rank(), coordinates); err != nil {

@@ -73,6 +73,23 @@ func Run(ctx context.Context, c Config, d *Data, r Resources, dir string, report
 	if run.step >= c.Steps {
 		return run.result(), nil
 	}
+	var weight []float32
+	start := func(encoded [][][]float32) (err error) {
+		report(Progress{Stage: "read checkpoints", Total: 1})
+		if run.state == nil {
+			if err := run.begin(&c, d, encoded); err != nil {
+				return err
+			}
+		}
+		weight, err = run.weight(&c, d)
+		return err
+	}
+	// What it refuses comes before the prompts are encoded, which may take long.
+	if !c.LinearStart {
+		if err := start(nil); err != nil {
+			return nil, err
+		}
+	}
 	encoded, coverage, err := conditions(ctx, &c, d, r.Encoder, r.Backend, func(done, total int) { report(Progress{Stage: "encode prompts", Done: done, Total: total}) })
 	if err != nil {
 		return nil, err
@@ -80,15 +97,10 @@ func Run(ctx context.Context, c Config, d *Data, r Resources, dir string, report
 	if err := atomicfile.Write(filepath.Join(dir, coverageName), atomicfile.JSON(coverage)); err != nil {
 		return nil, err
 	}
-	report(Progress{Stage: "read checkpoints", Total: 1})
-	if run.state == nil {
-		if err := run.begin(&c, d, encoded); err != nil {
+	if c.LinearStart {
+		if err := start(encoded); err != nil {
 			return nil, err
 		}
-	}
-	weight, err := run.weight(&c, d)
-	if err != nil {
-		return nil, err
 	}
 	if onAnswers != nil {
 		if err := onAnswers.place(&c, run.standard, r.Devices); err != nil {

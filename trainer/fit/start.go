@@ -114,14 +114,11 @@ func addFeature(sum []float64, condition []float32, share float64) {
 		square += d * d / n
 	}
 	tokens := len(condition) / len(sum)
-	scale := share / math.Sqrt(square+normEpsilon) / float64(tokens)
+	scale := share / math.Sqrt(square+decoder.Eps) / float64(tokens)
 	for i, v := range condition {
 		sum[i%len(sum)] += (float64(v) - mean) * scale
 	}
 }
-
-// normEpsilon is the layer norm's (b.2).
-const normEpsilon = 1e-5
 
 // place sets the weights of a decoder's only block, in the order of weights, so that its output is
 // the coordinates: its first branch takes them of every prompt and text token, and the means. The

@@ -3,9 +3,7 @@ package fit_test
 import (
 	"bytes"
 	"context"
-	"encoding/binary"
 	"errors"
-	"fmt"
 	"math"
 	"math/rand/v2"
 	"path/filepath"
@@ -14,9 +12,8 @@ import (
 	"testing"
 
 	"github.com/drag-and-drop-lora/dnd/graph/decoder"
-	"github.com/drag-and-drop-lora/dnd/graph/lora"
+	"github.com/drag-and-drop-lora/dnd/internal/conformance"
 	"github.com/drag-and-drop-lora/dnd/trainer/backend"
-	"github.com/drag-and-drop-lora/dnd/trainer/collect"
 	"github.com/drag-and-drop-lora/dnd/trainer/fit"
 	"github.com/drag-and-drop-lora/dnd/trainer/infer"
 )
@@ -26,20 +23,6 @@ func linearStart(c *fit.Config) {
 	inBasis(c)
 	c.Texts, c.LinearStart, c.ConditionNoise, c.TargetNoise = 3, true, 0, 0
 	c.Decoder.KernelSize, c.Decoder.Features = 1, [][3]int{{3, c.Length, 6}, {1, 1, 1}}
-}
-
-// arrays are weights in memory.
-type arrays map[string][]float32
-
-func (a arrays) ReadWeights(name, dtype string, off int64, p []byte) error {
-	v, ok := a[strings.TrimPrefix(name, decoder.Prefix)]
-	if !ok || dtype != "F32" {
-		return fmt.Errorf("no tensor %s in %s", name, dtype)
-	}
-	for i := range len(p) / 4 {
-		binary.LittleEndian.PutUint32(p[4*i:], math.Float32bits(v[int(off)/4+i]))
-	}
-	return nil
 }
 
 // A linear start makes, of all prompts of a data set, the mean of its checkpoints.
@@ -55,7 +38,10 @@ func TestLinearStartIsRegression(t *testing.T) {
 	if !slices.Equal(result.Spreads, []float32{1}) || !slices.Equal(again.Spreads, result.Spreads) {
 		t.Errorf("the conditions of two data sets spread %v, and read again %v; expected one direction", result.Spreads, again.Spreads)
 	}
-	weights := arrays(fittedOf(t, dir))
+	fitted, weights := fittedOf(t, dir), conformance.Tensors{}
+	for name, v := range fitted {
+		weights[decoder.Prefix+name] = v
+	}
 	runner := infer.New(b)
 	defer runner.Close()
 	tokenizer, err := e.Tokenizer()
@@ -69,19 +55,12 @@ func TestLinearStartIsRegression(t *testing.T) {
 		}
 		condition := must[[]float32](t)(runner.Encode(t.Context(), e.Manifest.Encoder.Config, e.Weights(), in.IDs, in.Mask, in.Texts, in.Length, c.Pads, nil))
 		got := must[[]float32](t)(runner.Decode(t.Context(), c.Decoder, weights, condition, 1, nil))
-		want := make([]float64, len(got))
-		raw := must[[]byte](t)(collect.ReadConfig(filepath.Join(from, s.Name)))
-		for _, path := range s.Checkpoints {
-			a := must[*lora.Adapter](t)(collect.ReadCheckpoint(raw, path))
-			for k, v := range must[[]float32](t)(lora.Tokens(data.Base, tiling, a, lora.Float32)) {
-				want[k] += float64(v) / float64(len(s.Checkpoints))
-			}
-		}
+		want := meanTokens(t, from, data, &s)
 		off, size := 0.0, 0.0
 		for k, v := range want {
 			if v == v {
 				off += math.Pow(float64(got[k])-v, 2)
-				size += math.Pow(float64(weights["output.offset"][k])-v, 2)
+				size += math.Pow(float64(fitted["output.offset"][k])-v, 2)
 			}
 		}
 		if r := math.Sqrt(off / size); !(r < 1e-3) {

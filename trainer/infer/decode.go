@@ -14,9 +14,6 @@ import (
 	"github.com/drag-and-drop-lora/dnd/trainer/model"
 )
 
-// eps is LayerNorm's (reference b.2).
-const eps = 1e-5
-
 // Decode runs the decoder: condition (batch, N, L, C), the weights "decoder/KEY" of w ->
 // weight tokens (batch, T, h, w). report may be nil; it is called from the caller's
 // goroutine. The error is ctx's soon after ctx is done.
@@ -281,7 +278,7 @@ func (d *decoding) norm(x *tensors.Tensor, key string, from [3]int) (*tensors.Te
 	}
 	defer free(bias)
 	return d.run(operation{name: "norm"}, func(in []*gomlx.Node) *gomlx.Node {
-		return model.LayerNorm(in[0], in[1], in[2], eps, 2, 3)
+		return model.LayerNorm(in[0], in[1], in[2], decoder.Eps, 2, 3)
 	}, x, weight, bias)
 }
 

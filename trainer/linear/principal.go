@@ -11,8 +11,8 @@ import (
 // Principal are the coordinates of rows in their first rank principal directions, by their Gram
 // matrix, around zero: rank values a row, whose mean square over the rows is 1 in each direction.
 // spreads are how far the rows lie apart in each of their directions, of the first, falling: after
-// those in which they differ, these drop. NaN count as zero. Rows that add up to zero span one direction fewer than they are; more
-// directions than that are refused.
+// those in which they differ, these drop. NaN count as zero. Rows that add up to zero span one
+// direction fewer than they are; more directions than that are refused.
 func Principal(rows [][]float32, rank int) (coordinates [][]float64, spreads []float64, err error) {
 	n := len(rows)
 	if rank < 1 || rank >= n {

@@ -113,7 +113,7 @@ func layer(c decoder.Config, p Params, x *graph.Node, i int, native bool, trace 
 		return Convolve(as(x, w), w, axis, native)
 	}
 
-	h := LayerNorm(single(x), graph.Reshape(key("linear1.norm.weight"), 1, 1, from[1], from[2]), graph.Reshape(key("linear1.norm.bias"), 1, 1, from[1], from[2]), 1e-5, 2, 3)
+	h := LayerNorm(single(x), graph.Reshape(key("linear1.norm.weight"), 1, 1, from[1], from[2]), graph.Reshape(key("linear1.norm.bias"), 1, 1, from[1], from[2]), decoder.Eps, 2, 3)
 	trace(label("norm"), h)
 	wide := convolve(convolve(h, "linear1.conv1w.weight", AxisW), "linear1.conv1h.weight", AxisH)
 	trace(label("width_first"), wide)
