@@ -204,6 +204,12 @@ func TestCollectFitExport(t *testing.T) {
 		t.Errorf("coverage %+v, want where the two data sets lie", m.Coverage)
 	}
 
+	none := filepath.Join(dir, "none")
+	clitest.Fails(t, 1, []string{run, "no basis that a loss changed"}, "export", "--quiet", "--run", run, "--encoder", minilm, "--name", "tiny", "--out", none, "--basis-share", "0.5")
+	if _, err := os.Stat(none); err == nil {
+		t.Error("output was left behind")
+	}
+
 	// Matrices in blocks: the encoder's are of eight bits either way.
 	for weights, want := range map[string][2]string{"q8": {"F16 Q8", "F16 Q8"}, "q4": {"F16 Q4_1", "F16 Q8"}} {
 		small := filepath.Join(dir, weights)
@@ -330,6 +336,7 @@ func TestBadTraining(t *testing.T) {
 		{"experiment without a plan", 2, []string{"--plan"}, []string{"experiment", "--base", base, "--encoder", minilm}},
 		{"experiment of nothing", 1, []string{"plan.json"}, []string{"experiment", "--base", base, "--encoder", minilm, "--plan", "plan.json"}},
 		{"export of nothing", 1, []string{empty}, []string{"export", "--run", empty, "--encoder", minilm, "--name", "x"}},
+		{"export of more than all", 2, []string{"--basis-share 1.5"}, []string{"export", "--run", empty, "--encoder", minilm, "--name", "x", "--basis-share", "1.5"}},
 		{"export with heads alone", 2, []string{"--architecture"}, []string{"export", "--run", empty, "--encoder", minilm, "--name", "x", "--heads", "2"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {

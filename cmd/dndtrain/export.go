@@ -26,6 +26,7 @@ func exportGenerator(flags *pflag.FlagSet) cli.Run {
 	flags.IntVar(&o.KVHeads, "kv-heads", 0, "its key/value heads; with --architecture")
 	flags.StringSliceVar(&o.HeldOut, "held-out", nil, "data sets kept from training, for the record")
 	flags.Float64Var(&o.FarScale, "far-scale", 1, "multiply the alpha of adapters whose prompts are unlike all data sets by this, above 0 and at most 1; eval --scale on a kind of task that was left out shows what helps")
+	flags.Float64Var(&o.BasisShare, "basis-share", 1, "keep this share of what fit --basis-learning-rate changed in the basis, above 0 and at most 1: less holds better on tasks far from all of training, and eval shows what helps")
 	flags.StringVar(&o.License, "license", "", "SPDX id, for the record")
 	flags.StringVar(&o.Commit, "commit", "", "commit of the code that fitted it, for the record")
 	weights := flags.String("weights", "f32", "type to store weights as: f32, f16, q8 or q4 (matrices in blocks of 32 values with a scale, the rest f16; with q4 the encoder is q8)")
@@ -40,6 +41,9 @@ func exportGenerator(flags *pflag.FlagSet) cli.Run {
 		}
 		if !(o.FarScale > 0 && o.FarScale <= 1) {
 			return cli.Usagef("--far-scale %v, expected a number above 0, at most 1", o.FarScale)
+		}
+		if !(o.BasisShare > 0 && o.BasisShare <= 1) {
+			return cli.Usagef("--basis-share %v, expected a number above 0, at most 1", o.BasisShare)
 		}
 		o.DType = safetensors.DType(generator.Storages[*weights])
 		bar := e.Bar()

@@ -35,9 +35,11 @@ type Plan struct {
 	Collect collect.Config  `json:"collect"`
 	Joint   collect.Config  `json:"joint"` // of the rival that all training tasks share
 	Fit     json.RawMessage `json:"fit"`   // what differs from fit.Defaults
-	Eval    eval.Config     `json:"eval"`
-	Seeds   []int64         `json:"seeds"` // of the fits, for splits that say no others
-	Splits  []Split         `json:"splits"`
+	// BasisShare is export.Options'; none is 1.
+	BasisShare float64     `json:"basis_share,omitempty"`
+	Eval       eval.Config `json:"eval"`
+	Seeds      []int64     `json:"seeds"` // of the fits, for splits that say no others
+	Splits     []Split     `json:"splits"`
 
 	grid *grid.Grid
 	fit  fit.Config
@@ -112,6 +114,9 @@ func (p *Plan) check() error {
 	}
 	if base := p.fit.Task.BaseDType; p.fit.Loss != fit.LossWeights && base != p.Collect.DType {
 		add("fit: task.base_dtype is %q, collect's dtype %s: expected the same, they share a base", base, p.Collect.DType)
+	}
+	if s := p.BasisShare; s != 0 && (!(s > 0 && s <= 1) || p.fit.BasisRate == 0) {
+		add("basis_share %v, expected a number above 0, at most 1, of what the fit's basis_learning_rate changes", s)
 	}
 	names := map[string]bool{}
 	tasks := p.tasks()

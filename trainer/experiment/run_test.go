@@ -343,6 +343,16 @@ func TestReadBasis(t *testing.T) {
 	}
 }
 
+// What stays of a basis' change is a share, of a change that is made.
+func TestReadBasisShare(t *testing.T) {
+	dir := t.TempDir()
+	tasks(t, dir)
+	path := plan(t, dir, func(p map[string]any) { p["basis_share"] = 0.5 })
+	if _, err := experiment.Read(path); err == nil || !strings.Contains(err.Error(), "basis_share 0.5, expected") {
+		t.Errorf("half of the change of a basis that there is not: %v", err)
+	}
+}
+
 // Splits that leave no content out are summed up together, with what methods all of them have.
 func TestPooled(t *testing.T) {
 	dir := t.TempDir()

@@ -3,6 +3,7 @@
 package export
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 
@@ -26,14 +27,16 @@ type Options struct {
 	HeldOut []string // data sets kept from training, for the record
 	// FarScale becomes the generator.Coverage's; 0 and 1 leave adapters of far prompts as they are.
 	FarScale float64
-	License  string
-	Commit   string
-	Replace  bool
+	// BasisShare is fit.Fitted's; 0 is 1.
+	BasisShare float64
+	License    string
+	Commit     string
+	Replace    bool
 }
 
 // Write exports the last checkpoint of the run in dir to the package out.
 func Write(ctx context.Context, dir, out string, o Options, progress func(done, total int64)) error {
-	record, tensors, steps, err := fit.Fitted(dir)
+	record, tensors, steps, err := fit.Fitted(dir, cmp.Or(o.BasisShare, 1))
 	if err != nil {
 		return err
 	}

@@ -279,11 +279,16 @@ func (r *folder) save(c *Config) error {
 	return r.curve.write(r.dir)
 }
 
-// Fitted is a run's decoder, for export: the tensors in the order of Config.Tensors.
-func Fitted(dir string) (*Record, []safetensors.Tensor, int, error) {
+// Fitted is a run's decoder after so many steps, for export: the tensors in the order of
+// Config.Tensors. basisShare is how much stays of what Config.BasisRate changed in the basis of
+// weight tokens; 1 is all of it, and all that a run without that rate can say.
+func Fitted(dir string, basisShare float64) (*Record, []safetensors.Tensor, int, error) {
 	record, err := ReadRecord(dir)
 	if err != nil {
 		return nil, nil, 0, err
+	}
+	if basisShare != 1 && record.Config.BasisRate == 0 {
+		return nil, nil, 0, fmt.Errorf("fit: %s has no basis that a loss changed: of which %v cannot stay", dir, basisShare)
 	}
 	r := &folder{dir: dir}
 	if _, err := os.Stat(filepath.Join(dir, checkpointName)); err != nil {
@@ -319,7 +324,7 @@ func Fitted(dir string) (*Record, []safetensors.Tensor, int, error) {
 			return nil, nil, 0, err
 		}
 		for i, v := range change {
-			s.Basis[i] += float32(record.Config.basisUnit()) * v
+			s.Basis[i] += float32(basisShare*record.Config.basisUnit()) * v
 		}
 		if s.Basis != nil {
 			add(list[len(list)-3], s.Basis)
@@ -342,10 +347,7 @@ func writeStandard(path string, s *Standard, c decoder.Config) error {
 		list = append(list, safetensors.FromFloat32s("basis", safetensors.F32, s.Basis, len(s.Basis)/r, r))
 	}
 	if x := s.start; x != nil {
-		list = append(list, safetensors.FromFloat32s("start.weight", safetensors.F32, x.weight, len(x.bias), len(x.weight)/len(x.bias)),
-			safetensors.FromFloat32s("start.bias", safetensors.F32, x.bias, len(x.bias)),
-			safetensors.FromFloat32s("start.leverage", safetensors.F32, x.leverage, len(x.leverage)),
-			safetensors.FromFloat32s("start.spreads", safetensors.F32, x.spreads, len(x.spreads)))
+		list = append(list, x.tensors()...)
 	}
 	return safetensors.WriteFile(path, list, nil)
 }
@@ -368,21 +370,8 @@ func readStandard(path string, c decoder.Config) (*Standard, error) {
 			return nil, err
 		}
 	}
-	if _, ok := f.Lookup("start.weight"); ok {
-		s.start = &regression{}
-		r, width := c.Rank(), c.Features[0][2]
-		if s.start.weight, err = f.Shaped("start.weight", r, width); err != nil {
-			return nil, err
-		}
-		if s.start.bias, err = f.Shaped("start.bias", r); err != nil {
-			return nil, err
-		}
-		if s.start.leverage, err = f.Float32s("start.leverage"); err != nil {
-			return nil, err
-		}
-		if s.start.spreads, err = f.Float32s("start.spreads"); err != nil {
-			return nil, err
-		}
+	if s.start, err = readRegression(f, c); err != nil {
+		return nil, err
 	}
 	if _, ok := f.Lookup("mean"); !ok {
 		// A run of before SetJoint.

@@ -65,6 +65,9 @@ type Config struct {
 	// directions in which the data sets' conditions differ: as many as the basis has. It needs a
 	// decoder of one layer of kernel size 1.
 	LinearStart bool `json:"linear_start,omitempty"`
+	// LinearStrength is the ridge of that regression, relative to the mean squared distance of the
+	// data sets' conditions from their mean; 0 is none.
+	LinearStrength float64 `json:"linear_strength,omitempty"`
 	// LeaveOut lets every data set play the unseen one in the steps with the loss on answers: what
 	// the regression has of its own checkpoint is taken out of the adapter that it is answered with,
 	// so that the others have to make it up. It needs LinearStart.
@@ -73,6 +76,10 @@ type Config struct {
 	// answers, on LearningRate's schedule; 0 leaves it as it is. The basis is in units of standardised
 	// tokens, of which each matters much less than a weight of a small network.
 	BasisRate float64 `json:"basis_learning_rate,omitempty"`
+	// BasisNoise is the deviation of noise on the coordinates with which what BasisRate changes
+	// counts in the steps with the loss on answers: the coordinates of an unseen data set lie beside
+	// those of all others. Those of the regression have mean square 1.
+	BasisNoise float64 `json:"basis_noise,omitempty"`
 	// SaveEvery is the number of steps between checkpoints.
 	SaveEvery int `json:"save_every"`
 
@@ -168,7 +175,11 @@ func (c *Config) Validate() error {
 	check(c.BasisRate >= 0 && c.BasisRate <= 10, "basis_learning_rate is %v, expected 0 to 10", c.BasisRate)
 	check(c.BasisRate == 0 || c.Decoder.Rank() > 0, "basis_learning_rate is %v, but the decoder has no basis of weight tokens", c.BasisRate)
 	check(c.BasisRate == 0 || c.Loss != LossWeights, "basis_learning_rate is %v, but the loss is %s, by which the basis is the best already", c.BasisRate, c.Loss)
+	check(c.BasisNoise >= 0 && c.BasisNoise <= 1e3, "basis_noise is %v, expected 0 to 1e3", c.BasisNoise)
+	check(c.BasisNoise == 0 || c.BasisRate > 0, "basis_noise is %v, but without a basis_learning_rate nothing changes in a basis", c.BasisNoise)
 	check(!c.LeaveOut || c.LinearStart && c.Loss != LossWeights, "leave_out without linear_start and a loss on answers")
+	check(c.LinearStrength >= 0 && c.LinearStrength <= 1e6, "linear_strength is %v, expected 0 to 1e6", c.LinearStrength)
+	check(c.LinearStrength == 0 || c.LinearStart, "linear_strength is %v without linear_start", c.LinearStrength)
 	check(!c.LinearStart || c.linear(), "linear_start, but the decoder is not one layer of kernel size 1 from (%d,%d,C) to the (1,1,r) coordinates of a basis", c.Texts, c.Length)
 	check(c.SaveEvery > 0, "save_every is %d, expected a positive number", c.SaveEvery)
 	switch x := c.Task; c.Loss {

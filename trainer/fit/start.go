@@ -1,10 +1,13 @@
 package fit
 
 import (
+	"errors"
 	"fmt"
 	"math"
+	"slices"
 
 	"github.com/drag-and-drop-lora/dnd/graph/decoder"
+	"github.com/drag-and-drop-lora/dnd/graph/safetensors"
 	"github.com/drag-and-drop-lora/dnd/trainer/linear"
 )
 
@@ -12,8 +15,10 @@ import (
 // mean feature times weight (r,C), plus bias (r).
 type regression struct {
 	weight, bias []float32
-	// leverage is how much a data set's own value counts in its prediction, of 1; one a data set.
-	leverage []float32
+	// leverage is how much a data set's own value counts in its prediction, of 1, which coordinates
+	// (r) stand for; one a data set.
+	leverage    []float32
+	coordinates [][]float32
 	// spreads are how far the data sets lie apart in each principal direction, of the first.
 	spreads []float32
 }
@@ -56,6 +61,7 @@ func regress(c *Config, encoded [][][]float32) (*regression, [][]float64, error)
 	for _, v := range spreads {
 		r.spreads = append(r.spreads, float32(v))
 	}
+	share := ridgeShares(spreads, len(rows), rank, c.LinearStrength)
 	span := linear.Span(rows, coordinates)
 	for j := range rank {
 		square := 0.0
@@ -67,20 +73,67 @@ func regress(c *Config, encoded [][][]float32) (*regression, [][]float64, error)
 		}
 		bias := 0.0
 		for k := range in[2] {
-			v := float64(span[k*rank+j]) / square
+			v := share[j] * float64(span[k*rank+j]) / square
 			r.weight[j*in[2]+k] = float32(v)
 			bias -= v * center[k]
 		}
 		r.bias[j] = float32(bias)
 	}
 	for _, z := range coordinates {
-		h := 1.0
-		for _, v := range z {
-			h += v * v
+		h, at := 1.0, make([]float32, rank)
+		for j, v := range z {
+			h += share[j] * v * v
+			at[j] = float32(share[j] * v)
 		}
 		r.leverage = append(r.leverage, float32(h/float64(len(coordinates))))
+		r.coordinates = append(r.coordinates, at)
 	}
 	return r, coordinates, nil
+}
+
+// ridgeShares are what a ridge of a strength, in linear.NewRidge's measure, keeps of the rank first
+// directions in which n rows spread.
+func ridgeShares(spreads []float64, n, rank int, strength float64) []float64 {
+	square := 0.0
+	for _, s := range spreads {
+		square += s * s / float64(n)
+	}
+	out := make([]float64, rank)
+	for j := range out {
+		out[j] = 1 / (1 + strength*square/(spreads[j]*spreads[j]))
+	}
+	return out
+}
+
+// tensors are what readRegression reads.
+func (r *regression) tensors() []safetensors.Tensor {
+	n, rank := len(r.leverage), len(r.bias)
+	return []safetensors.Tensor{
+		safetensors.FromFloat32s("start.weight", safetensors.F32, r.weight, rank, len(r.weight)/rank),
+		safetensors.FromFloat32s("start.bias", safetensors.F32, r.bias, rank),
+		safetensors.FromFloat32s("start.leverage", safetensors.F32, r.leverage, n),
+		safetensors.FromFloat32s("start.coordinates", safetensors.F32, slices.Concat(r.coordinates...), n, rank),
+		safetensors.FromFloat32s("start.spreads", safetensors.F32, r.spreads, len(r.spreads)),
+	}
+}
+
+// readRegression is nil where no regression was written.
+func readRegression(f *safetensors.File, c decoder.Config) (*regression, error) {
+	if _, ok := f.Lookup("start.weight"); !ok {
+		return nil, nil
+	}
+	r, rank := &regression{}, c.Rank()
+	var all [5]error
+	r.weight, all[0] = f.Shaped("start.weight", rank, c.Features[0][2])
+	r.bias, all[1] = f.Shaped("start.bias", rank)
+	r.leverage, all[2] = f.Float32s("start.leverage")
+	r.spreads, all[3] = f.Float32s("start.spreads")
+	if _, ok := f.Lookup("start.coordinates"); ok { // not in a run of before LinearStrength
+		var z []float32
+		z, all[4] = f.Shaped("start.coordinates", len(r.leverage), rank)
+		r.coordinates = slices.Collect(slices.Chunk(z, rank))
+	}
+	return r, errors.Join(all[:]...)
 }
 
 // roundingSpread is the share of the first direction's spread below which one is rounding.

@@ -16,6 +16,7 @@ import (
 	"github.com/drag-and-drop-lora/dnd/trainer/backend"
 	"github.com/drag-and-drop-lora/dnd/trainer/fit"
 	"github.com/drag-and-drop-lora/dnd/trainer/infer"
+	"github.com/drag-and-drop-lora/dnd/trainer/linear"
 )
 
 // linearStart lets two data sets of three prompts each start as a regression.
@@ -89,6 +90,15 @@ func TestBasisFollowsAnswers(t *testing.T) {
 	list := answersLosses(t, dir)
 	if first, last := list[0], list[len(list)-1]; !(last < 0.75*first) {
 		t.Errorf("the loss on answers went from %v to %v, expected less than three quarters", first, last)
+	}
+
+	start, half, end := fittedShare(t, dir, 0), fittedShare(t, dir, 0.5), fittedOf(t, dir)
+	for name := range end {
+		for k, v := range half[name] {
+			if want := (start[name][k] + end[name][k]) / 2; !(math.Abs(float64(v-want)) <= 1e-6*(1+math.Abs(float64(want)))) {
+				t.Fatalf("half of the change: %s is %v at %d, between %v and %v", name, v, k, start[name][k], end[name][k])
+			}
+		}
 	}
 
 	c.SetLoss(fit.LossBoth)
@@ -202,13 +212,55 @@ func TestLeverage(t *testing.T) {
 	}
 }
 
+// With a strength, a data set's own value counts as much in what is predicted for it as in a ridge
+// regression of that strength from what the decoder's block makes of the prompts.
+func TestLinearStrength(t *testing.T) {
+	c := config(true)
+	linearStart(&c)
+	c.Decoder.Features[1][2] = 2
+	rng := rand.New(rand.NewPCG(5, 5))
+	encoded, features := make([][][]float32, 3), make([][]float64, 3)
+	for i := range encoded {
+		features[i] = make([]float64, 6)
+		for range 3 {
+			condition := make([]float32, c.Length*6)
+			mean, square := 0.0, 0.0
+			for k := range condition {
+				condition[k] = float32(rng.NormFloat64())
+				mean += float64(condition[k]) / float64(len(condition))
+				square += float64(condition[k]) * float64(condition[k]) / float64(len(condition))
+			}
+			for k, v := range condition {
+				features[i][k%6] += (float64(v) - mean) / math.Sqrt(square-mean*mean+decoder.Eps)
+			}
+			encoded[i] = append(encoded[i], condition)
+		}
+	}
+	for _, strength := range []float64{0, 0.1, 10} {
+		c.LinearStrength = strength
+		_, leverage, err := fit.Regress(&c, encoded)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ridge, err := linear.NewRidge(features, max(strength, 1e-9))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, f := range features {
+			if want := ridge.Shares(f)[i]; math.Abs(float64(leverage[i])-want) > 1e-4 {
+				t.Errorf("strength %v, data set %d: its own value counts %v, in a ridge regression %v", strength, i, leverage[i], want)
+			}
+		}
+	}
+}
+
 // Left out, a data set's answers are worse before the fit, and get better by it.
 func TestLeaveOut(t *testing.T) {
 	data := must[*fit.Data](t)(fit.OpenData(collectedSets(t, "one", "two", "three"), nil, "", tiling))
 	e := tinyEncoder(t)
 	c := config(true)
 	linearStart(&c)
-	c.Steps, c.Batch, c.LearningRate, c.BasisRate, c.LeaveOut, c.Epsilon = 20, 4, 1e-9, 0.05, true, 1e-3
+	c.Steps, c.Batch, c.LearningRate, c.BasisRate, c.LeaveOut, c.Epsilon = 20, 4, 1e-9, 0.2, true, 1e-3
 	c.SetLoss(fit.LossTask)
 	run := func(c fit.Config, b backend.Backend, devices int) []float64 {
 		t.Helper()
@@ -228,6 +280,11 @@ func TestLeaveOut(t *testing.T) {
 		t.Errorf("left out or not, the loss on answers is %v", a)
 	}
 	one := run(c, cpu(t), 1)
+	noisy := c
+	noisy.BasisNoise = 0.5
+	if loud := run(noisy, cpu(t), 1); loud[0] != one[0] || loud[1] == one[1] {
+		t.Errorf("the loss on answers is %v, and %v with noise on what changed in the basis: expected only the first equal", one, loud)
+	}
 	c.Accumulate = 2
 	for i, loss := range run(c, pjrt(t), 2) {
 		if math.Abs(loss-one[i]) > 1e-4*one[i] {
@@ -250,6 +307,10 @@ func TestLinearStartIsChecked(t *testing.T) {
 		"no basis of weight tokens":                func(c *fit.Config) { *c = config(true); c.SetLoss(fit.LossTask); c.BasisRate = 0.1 },
 		"basis_learning_rate is 0.1, but the loss": func(c *fit.Config) { c.BasisRate = 0.1 },
 		"leave_out without":                        func(c *fit.Config) { c.LeaveOut = true },
+		"linear_strength is -1":                    func(c *fit.Config) { c.LinearStrength = -1 },
+		"linear_strength is 1 without":             func(c *fit.Config) { c.LinearStart, c.LinearStrength = false, 1 },
+		"basis_noise is -1":                        func(c *fit.Config) { c.BasisNoise = -1 },
+		"basis_noise is 1, but without":            func(c *fit.Config) { c.BasisNoise = 1 },
 		"basis_learning_rate is 11":                func(c *fit.Config) { c.BasisRate = 11 },
 	} {
 		c := config(true)

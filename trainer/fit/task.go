@@ -33,9 +33,7 @@ type answers struct {
 	constants [][]*tensors.Tensor
 	own       []*tensors.Tensor // what close frees
 
-	// leverage is each data set's share in what the regression predicts for it, with
-	// Config.LeaveOut; nil without.
-	leverage []float32
+	start *regression // what data sets are left out of, with Config.LeaveOut; nil without
 }
 
 // sizeStep rounds the length of rows up, so that similar data sets compile alike.
@@ -71,7 +69,9 @@ func newAnswers(c *Config, t *Task, d *Data) (*answers, error) {
 // place puts what every step reads on the devices.
 func (a *answers) place(c *Config, st *Standard, devices int) error {
 	if c.LeaveOut {
-		a.leverage = st.start.leverage
+		if a.start = st.start; a.start.coordinates == nil {
+			return errors.New("fit: leave_out: the run was begun by an older version, which left data sets out in another way: begin another")
+		}
 	}
 	for d := range devices {
 		weights := a.task.Model.Weights()
@@ -113,20 +113,21 @@ func (a *answers) batch(items []pick) ([]*tensors.Tensor, error) {
 	for i, x := range in {
 		out[i] = x.(*tensors.Tensor)
 	}
-	if a.leverage != nil {
-		var h []float32
+	if a.start != nil {
+		var h, z []float32
 		for _, item := range items {
-			h = append(h, a.leverage[item.set])
+			h = append(h, a.start.leverage[item.set])
+			z = append(z, a.start.coordinates[item.set]...)
 		}
-		out = append(out, tensors.FromFlatDataAndDimensions(h, len(h), 1, 1, 1))
+		out = append(out, tensors.FromFlatDataAndDimensions(h, len(h), 1, 1, 1), tensors.FromFlatDataAndDimensions(z, len(h), len(z)/len(h)))
 	}
 	return out, nil
 }
 
 // inputs is the number of batch's tensors.
 func (a *answers) inputs() int {
-	if a.leverage != nil {
-		return 5
+	if a.start != nil {
+		return 6
 	}
 	return 4
 }
@@ -143,15 +144,17 @@ func (a *answers) tokens(items []pick) int {
 }
 
 // loss is the sum of the negative log-likelihoods of all answers' tokens. output is the
-// decoder's (items,T,h,w), target the checkpoints', batch as batch makes it, constants as place does.
-func (a *answers) loss(output, target *graph.Node, batch, constants []*graph.Node) *graph.Node {
-	if a.leverage != nil {
-		// The prediction of a regression without a point is that with it, less the point's own
-		// share. As the basis moves on from the regression's, this takes out what it had at first.
-		// Padding, NaN, belongs to no matrix.
-		h := batch[4]
+// decoder's (items,T,h,w), target the checkpoints', basis the regression's (T·h·w,r) or nil, batch as
+// batch makes it, constants as place does.
+func (a *answers) loss(output, target, basis *graph.Node, batch, constants []*graph.Node) *graph.Node {
+	if a.start != nil {
+		// Without a point, a regression misses it by the residual over 1-h: h/(1-h) residuals more
+		// than with it. What the fit has changed since is not of the regression: it stays as an unseen
+		// data set would get it. Padding, NaN, belongs to no matrix.
+		h, z := batch[4], batch[5]
 		target = graph.Where(graph.Equal(target, target), target, graph.ZerosLike(target))
-		output = graph.Div(graph.Sub(output, graph.Mul(h, target)), graph.OneMinus(h))
+		residual := graph.Sub(tokensOf(z, basis, output), target)
+		output = graph.Add(output, graph.Mul(graph.Div(h, graph.OneMinus(h)), residual))
 	}
 	n := len(a.task.Model.Weights())
 	base, standard := constants[:n], constants[n:]

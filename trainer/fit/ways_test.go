@@ -35,7 +35,13 @@ func tensorsOf(t *testing.T, dir string) map[string][]float32 {
 // fittedOf reads all tensors that a run's export has.
 func fittedOf(t *testing.T, dir string) map[string][]float32 {
 	t.Helper()
-	_, list, _, err := fit.Fitted(dir)
+	return fittedShare(t, dir, 1)
+}
+
+// fittedShare is fittedOf with a share of what changed in the basis.
+func fittedShare(t *testing.T, dir string, share float64) map[string][]float32 {
+	t.Helper()
+	_, list, _, err := fit.Fitted(dir, share)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -133,7 +139,7 @@ func TestAverage(t *testing.T) {
 	must[*fit.Result](t)(fit.Run(t.Context(), c, data, fit.Resources{Encoder: tinyEncoder(t), Backend: cpu(t)}, dir, nil))
 	all := tensorsOf(t, dir)
 	initial := fit.Initial(c.Decoder, c.Seed)
-	_, fitted, _, err := fit.Fitted(dir)
+	_, fitted, _, err := fit.Fitted(dir, 1)
 	if err != nil {
 		t.Fatal(err)
 	}
