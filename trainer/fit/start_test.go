@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/drag-and-drop-lora/dnd/graph/decoder"
+	"github.com/drag-and-drop-lora/dnd/graph/safetensors"
 	"github.com/drag-and-drop-lora/dnd/internal/conformance"
 	"github.com/drag-and-drop-lora/dnd/trainer/backend"
 	"github.com/drag-and-drop-lora/dnd/trainer/fit"
@@ -298,6 +299,43 @@ func TestLeaveOut(t *testing.T) {
 	_, err := fit.Run(t.Context(), c, few, fit.Resources{Encoder: e, Backend: b, Task: task(t, b)}, dir, nil)
 	if err == nil || !strings.Contains(err.Error(), "data set one in 1 directions hangs on its own checkpoints alone") {
 		t.Errorf("two data sets left out in turns: %v", err)
+	}
+}
+
+// A run that an older version began with data sets left out goes on with neither way of it.
+func TestLeaveOutOfAnOlderRun(t *testing.T) {
+	data := must[*fit.Data](t)(fit.OpenData(collectedSets(t, "one", "two", "three"), nil, "", tiling))
+	e, b, dir := tinyEncoder(t), cpu(t), t.TempDir()
+	c := config(true)
+	linearStart(&c)
+	c.Steps, c.SaveEvery, c.BasisRate, c.LeaveOut = 3, 1, 0.1, true
+	c.SetLoss(fit.LossTask)
+	run := func(ctx context.Context, report func(fit.Progress)) error {
+		_, err := fit.Run(ctx, c, data, fit.Resources{Encoder: e, Backend: b, Task: task(t, b)}, dir, report)
+		return err
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	if err := run(ctx, func(p fit.Progress) {
+		if p.Stage == "fit" {
+			cancel()
+		}
+	}); !errors.Is(err, context.Canceled) {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, "standard.safetensors")
+	f := must[*safetensors.File](t)(safetensors.Open(path))
+	var old []safetensors.Tensor
+	for _, info := range f.Tensors {
+		if info.Name != "start.coordinates" {
+			old = append(old, safetensors.FromFloat32s(info.Name, safetensors.F32, must[[]float32](t)(f.Float32s(info.Name)), info.Shape...))
+		}
+	}
+	f.Close()
+	if err := safetensors.WriteFile(path, old, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := run(t.Context(), nil); err == nil || !strings.Contains(err.Error(), "begun by an older version") {
+		t.Errorf("resumed: %v", err)
 	}
 }
 
