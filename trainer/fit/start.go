@@ -117,12 +117,12 @@ func (r *regression) tensors() []safetensors.Tensor {
 	}
 }
 
-// readRegression is nil where no regression was written.
+// readRegression is nil where no regression was written, or there is no basis that it could be in.
 func readRegression(f *safetensors.File, c decoder.Config) (*regression, error) {
-	if _, ok := f.Lookup("start.weight"); !ok {
+	r, rank := &regression{}, c.Rank()
+	if _, ok := f.Lookup("start.weight"); !ok || rank == 0 {
 		return nil, nil
 	}
-	r, rank := &regression{}, c.Rank()
 	var all [5]error
 	r.weight, all[0] = f.Shaped("start.weight", rank, c.Features[0][2])
 	r.bias, all[1] = f.Shaped("start.bias", rank)
