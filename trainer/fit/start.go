@@ -61,7 +61,7 @@ func regress(c *Config, encoded [][][]float32) (*regression, [][]float64, error)
 	for _, v := range spreads {
 		r.spreads = append(r.spreads, float32(v))
 	}
-	share := ridgeShares(spreads, len(rows), rank, c.LinearStrength)
+	share := linear.Kept(spreads, len(rows), rank, c.LinearStrength)
 	span := linear.Span(rows, coordinates)
 	for j := range rank {
 		square := 0.0
@@ -89,20 +89,6 @@ func regress(c *Config, encoded [][][]float32) (*regression, [][]float64, error)
 		r.coordinates = append(r.coordinates, at)
 	}
 	return r, coordinates, nil
-}
-
-// ridgeShares are what a ridge of a strength, in linear.NewRidge's measure, keeps of the rank first
-// directions in which n rows spread.
-func ridgeShares(spreads []float64, n, rank int, strength float64) []float64 {
-	square := 0.0
-	for _, s := range spreads {
-		square += s * s / float64(n)
-	}
-	out := make([]float64, rank)
-	for j := range out {
-		out[j] = 1 / (1 + strength*square/(spreads[j]*spreads[j]))
-	}
-	return out
 }
 
 // tensors are what readRegression reads.

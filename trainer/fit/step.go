@@ -141,7 +141,7 @@ func (s *stepper) gradientsGraph(in []*graph.Node, task bool) []*graph.Node {
 	if task && s.c.BasisNoise > 0 {
 		none := graph.Zeros(output.Graph(), shapes.Make(dtypes.Float32, output.Shape().Dimensions[0], s.c.Decoder.Rank()))
 		change := graph.MulScalar(params[len(params)-1], s.c.basisUnit())
-		answered = graph.Add(output, tokensOf(add(none, s.c.BasisNoise), change, output))
+		answered = graph.Add(output, model.Expand(change, add(none, s.c.BasisNoise), s.c.Decoder.Output()))
 	}
 	onWeights := graph.Div(model.SquareError(output, target, rest[0]), rest[1])
 	loss, onAnswers := onWeights, graph.ZerosLike(onWeights)
@@ -162,11 +162,6 @@ func (s *stepper) gradientsGraph(in []*graph.Node, task bool) []*graph.Node {
 		grads[i] = graph.Add(sum, grads[i])
 	}
 	return slices.Concat([]*graph.Node{loss, onWeights, onAnswers}, grads)
-}
-
-// tokensOf is coordinates (b,r) in a basis (T·h·w,r), shaped like weight tokens.
-func tokensOf(coordinates, basis, tokens *graph.Node) *graph.Node {
-	return graph.Reshape(graph.Dot(coordinates, graph.Transpose(basis, 0, 1)).MatMul(), tokens.Shape().Dimensions...)
 }
 
 // decode is condition (b,N,L,C) to weight tokens (b,T,h,w), standardised if the decoder

@@ -153,7 +153,7 @@ func (a *answers) loss(output, target, basis *graph.Node, batch, constants []*gr
 		// data set would get it. Padding, NaN, belongs to no matrix.
 		h, z := batch[4], batch[5]
 		target = graph.Where(graph.Equal(target, target), target, graph.ZerosLike(target))
-		residual := graph.Sub(tokensOf(z, basis, output), target)
+		residual := graph.Sub(model.Expand(basis, z, [3]int(output.Shape().Dimensions[1:])), target)
 		output = graph.Add(output, graph.Mul(graph.Div(h, graph.OneMinus(h)), residual))
 	}
 	n := len(a.task.Model.Weights())

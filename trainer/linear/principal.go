@@ -68,3 +68,17 @@ func Span(rows [][]float32, coordinates [][]float64) []float32 {
 	}
 	return out
 }
+
+// Kept is what a Ridge of a strength (NewRidge's) keeps of the rank first directions in which n rows,
+// its features around their mean, spread (Principal): 1 is all.
+func Kept(spreads []float64, n, rank int, strength float64) []float64 {
+	square := 0.0
+	for _, s := range spreads {
+		square += s * s / float64(n)
+	}
+	out := make([]float64, rank)
+	for j := range out {
+		out[j] = 1 / (1 + strength*square/(spreads[j]*spreads[j]))
+	}
+	return out
+}

@@ -46,7 +46,7 @@ func Decode(c decoder.Config, p Params, condition *graph.Node, noise func(*graph
 	}
 	x = single(x)
 	if r := c.Rank(); r > 0 {
-		x = expand(c, p[decoder.BasisKey], x)
+		x = Expand(p[decoder.BasisKey], x, c.Output())
 	}
 	if c.Affine {
 		t := c.Output()
@@ -56,11 +56,11 @@ func Decode(c decoder.Config, p Params, condition *graph.Node, noise func(*graph
 	return x
 }
 
-// expand makes weight tokens (B,T,h,w) of their coordinates, the decoder's last features (B,...), in a
-// basis (T·h·w,r).
-func expand(c decoder.Config, basis, x *graph.Node) *graph.Node {
-	batch, out := x.Shape().Dimensions[0], c.Output()
-	x = graph.Dot(as(graph.Reshape(x, batch, c.Rank()), basis), graph.Transpose(basis, 0, 1)).MatMul()
+// Expand makes weight tokens (B,T,h,w), of shape out, of their coordinates (B,...), such as the
+// decoder's last features, in a basis (T·h·w,r).
+func Expand(basis, x *graph.Node, out [3]int) *graph.Node {
+	batch, rank := x.Shape().Dimensions[0], basis.Shape().Dimensions[1]
+	x = graph.Dot(as(graph.Reshape(x, batch, rank), basis), graph.Transpose(basis, 0, 1)).MatMul()
 	return single(graph.Reshape(x, batch, out[0], out[1], out[2]))
 }
 
