@@ -205,7 +205,7 @@ func TestCollectFitExport(t *testing.T) {
 	}
 
 	none := filepath.Join(dir, "none")
-	clitest.Fails(t, 1, []string{run, "no basis that a loss changed"}, "export", "--quiet", "--run", run, "--encoder", minilm, "--name", "tiny", "--out", none, "--basis-share", "0.5")
+	clitest.Fails(t, 1, []string{run, "basis_share 0.5, but without"}, "export", "--quiet", "--run", run, "--encoder", minilm, "--name", "tiny", "--out", none, "--basis-share", "0.5")
 	if _, err := os.Stat(none); err == nil {
 		t.Error("output was left behind")
 	}

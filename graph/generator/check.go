@@ -33,6 +33,7 @@ func ParseManifest(raw []byte) (*Manifest, error) {
 		FormatVersion *int `json:"format_version"`
 		Decoder       struct {
 			Features [][]json.RawMessage `json:"features"`
+			Tokens   []json.RawMessage   `json:"tokens"`
 		} `json:"decoder"`
 	}
 	if err := json.Unmarshal(raw, &head); err != nil {
@@ -48,6 +49,9 @@ func ParseManifest(raw []byte) (*Manifest, error) {
 		if len(f) != 3 {
 			return nil, fmt.Errorf("%s: decoder.features %d has %d axes, expected 3", ManifestName, i, len(f))
 		}
+	}
+	if t := head.Decoder.Tokens; t != nil && len(t) != 3 {
+		return nil, fmt.Errorf("%s: decoder.tokens has %d axes, expected 3", ManifestName, len(t))
 	}
 	var m Manifest
 	dec := json.NewDecoder(bytes.NewReader(raw))

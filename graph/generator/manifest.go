@@ -75,8 +75,10 @@ type Provenance struct {
 	HeldOut  []string `json:"held_out,omitempty"`  // never seen in training
 	Steps    int      `json:"steps,omitempty"`
 	Seed     int64    `json:"seed,omitempty"`
-	Commit   string   `json:"commit,omitempty"`
-	License  string   `json:"license,omitempty"`
+	// BasisShare is the share of what the fit changed in a basis that the package has; 0 is all.
+	BasisShare float64 `json:"basis_share,omitempty"`
+	Commit     string  `json:"commit,omitempty"`
+	License    string  `json:"license,omitempty"`
 }
 
 // File is one file of a package with its checksum.

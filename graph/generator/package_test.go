@@ -76,6 +76,7 @@ func TestDamaged(t *testing.T) {
 		{"class", func(m map[string]any) { part(m, "decoder")["class"] = "X" }, `class "X"`},
 		{"kernel", func(m map[string]any) { part(m, "decoder")["kernel_size"] = 1000 }, "kernel size 1000"},
 		{"axes", func(m map[string]any) { part(m, "decoder")["features"].([]any)[1] = []int{1, 2, 3, 4} }, "has 4 axes"},
+		{"axes of tokens", func(m map[string]any) { part(m, "decoder")["tokens"] = []int{1, 2, 3, 4} }, "decoder.tokens has 4 axes"},
 		{"huge", func(m map[string]any) { part(m, "decoder")["features"].([]any)[1] = []int{1 << 30, 1 << 30, 1 << 30} }, "too large"},
 		{"negative", func(m map[string]any) { part(m, "decoder")["features"].([]any)[1] = []int{1, -1, 1} }, "impossible"},
 		{"other chain", func(m map[string]any) { part(m, "decoder")["features"].([]any)[1] = []int{16, 12, 25} }, "expected ["},

@@ -6,9 +6,12 @@
 package experiment
 
 import (
+	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"math"
 	"os"
 	"path/filepath"
@@ -67,7 +70,7 @@ func Read(path string) (*Plan, error) {
 		return nil, err
 	}
 	p := &Plan{Collect: collect.Defaults(), Joint: collect.Defaults(), Eval: eval.Defaults()}
-	if err := json.Unmarshal(raw, p); err != nil {
+	if err := strict(raw, p); err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	dir := filepath.Dir(path)
@@ -81,7 +84,7 @@ func Read(path string) (*Plan, error) {
 	}
 	p.fit = fit.Defaults()
 	if len(p.Fit) > 0 {
-		if err := json.Unmarshal(p.Fit, &p.fit); err != nil {
+		if err := strict(p.Fit, &p.fit); err != nil {
 			return nil, fmt.Errorf("%s: fit: %w", path, err)
 		}
 	}
@@ -91,6 +94,20 @@ func Read(path string) (*Plan, error) {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	return p, nil
+}
+
+// strict reads JSON in which every key is known: one that is misspelt would leave a default in a
+// run of hours.
+func strict(raw []byte, v any) error {
+	d := json.NewDecoder(bytes.NewReader(raw))
+	d.DisallowUnknownFields()
+	if err := d.Decode(v); err != nil {
+		return err
+	}
+	if _, err := d.Token(); err != io.EOF {
+		return errors.New("something follows the JSON value, expected nothing")
+	}
+	return nil
 }
 
 // OpenEncoder opens the text encoder of the plan's generators, in Hugging Face layout. Of a
@@ -104,7 +121,7 @@ func (p *Plan) OpenEncoder(dir string) (*generator.Package, error) {
 
 // check returns all that is wrong, joined.
 func (p *Plan) check() error {
-	all := []error{p.Collect.Validate(), p.Joint.Validate(), p.fit.Validate(), p.Eval.Validate()}
+	all := []error{p.Collect.Validate(), p.Joint.Validate(), p.fit.Validate(), p.fit.CheckBasisShare(cmp.Or(p.BasisShare, 1)), p.Eval.Validate()}
 	add := func(format string, args ...any) { all = append(all, fmt.Errorf(format, args...)) }
 	if len(p.Splits) == 0 {
 		add("no split, expected at least one")
@@ -114,9 +131,6 @@ func (p *Plan) check() error {
 	}
 	if base := p.fit.Task.BaseDType; p.fit.Loss != fit.LossWeights && base != p.Collect.DType {
 		add("fit: task.base_dtype is %q, collect's dtype %s: expected the same, they share a base", base, p.Collect.DType)
-	}
-	if s := p.BasisShare; s != 0 && (!(s > 0 && s <= 1) || p.fit.BasisRate == 0) {
-		add("basis_share %v, expected a number above 0, at most 1, of what the fit's basis_learning_rate changes", s)
 	}
 	names := map[string]bool{}
 	tasks := p.tasks()

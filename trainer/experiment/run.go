@@ -1,6 +1,7 @@
 package experiment
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -45,7 +46,7 @@ func Run(ctx context.Context, p *Plan, r Resources, out string, report func(Prog
 	}
 	collected := filepath.Join(out, collectedName)
 	sets, err := p.sets(p.tasks())
-	if err != nil {
+	if err := errors.Join(err, p.checkFolders(out)); err != nil {
 		return nil, err
 	}
 	tune := func(stage string, c collect.Config, sets []*collect.DataSet, dir string) error {
@@ -103,15 +104,50 @@ func generatorDir(dir string, seed int64) string {
 	return filepath.Join(dir, fmt.Sprint("generator-", seed))
 }
 
+// fitDir is the folder of a generator's run in its split's.
+func fitDir(dir string, seed int64) string { return filepath.Join(dir, fmt.Sprint("fit-", seed)) }
+
+// fitOf is the configuration of a generator's run.
+func (p *Plan) fitOf(seed int64) fit.Config {
+	c := p.fit
+	c.Seed = seed
+	return c
+}
+
+// checkFolders refuses a folder of another plan: what is there of its generators is not made anew.
+func (p *Plan) checkFolders(out string) error {
+	var all []error
+	for i := range p.Splits {
+		s := &p.Splits[i]
+		dir := filepath.Join(out, s.Name)
+		for _, seed := range p.seeds(s) {
+			c := p.fitOf(seed)
+			all = append(all, fit.CheckFolder(fitDir(dir, seed), &c))
+			there, err := generator.Open(generatorDir(dir, seed))
+			if errors.Is(err, fs.ErrNotExist) {
+				continue
+			}
+			if err != nil {
+				all = append(all, err)
+				continue
+			}
+			if have, want := cmp.Or(there.Manifest.Provenance.BasisShare, 1), cmp.Or(p.BasisShare, 1); have != want {
+				all = append(all, fmt.Errorf("experiment: basis_share is %v, in the generator %s it is %v: choose another folder, or remove that generator and its evaluations", want, there.Dir, have))
+			}
+			all = append(all, there.Close())
+		}
+	}
+	return errors.Join(all...)
+}
+
 // fitted fits and exports a generator, unless it is there; train are the split's training
 // tasks.
 func (p *Plan) fitted(ctx context.Context, s *Split, seed int64, r Resources, train []*collect.DataSet, collected, dir string, report func(Progress)) error {
-	run, out := filepath.Join(dir, fmt.Sprint("fit-", seed)), generatorDir(dir, seed)
+	run, out := fitDir(dir, seed), generatorDir(dir, seed)
 	if _, err := os.Stat(out); !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	c := p.fit
-	c.Seed = seed
+	c := p.fitOf(seed)
 	data, err := fit.OpenData(collected, p.train(s), "", c.Tiling)
 	if err != nil {
 		return err

@@ -226,6 +226,19 @@ func TestRun(t *testing.T) {
 		t.Errorf("the cells are not those of before, %v", err)
 	}
 
+	// A folder of another plan is refused, whatever is finished in it.
+	other, err := experiment.Read(plan(t, dir, func(p map[string]any) { p["fit"].(map[string]any)["learning_rate"] = 2e-3 }))
+	if err != nil {
+		t.Fatal(err)
+	}
+	other.BasisShare = 0.5
+	_, err = experiment.Run(t.Context(), other, r, whole, nil)
+	for _, want := range []string{"fit-1 holds a run of another configuration (learning_rate is 0.002, there it is 0.001)", "fit-2 holds", "generator-1 it is 1"} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("another plan: %v, want %q", err, want)
+		}
+	}
+
 	// What seconds buy: generating beside tuning.
 	in, err := experiment.Inputs(experiment.GridOf(p, 0), filepath.Join(dir, "data"), filepath.Join(whole, "collected"), "")
 	if err != nil {
@@ -320,12 +333,37 @@ func TestRead(t *testing.T) {
 	}
 }
 
-// A basis has fewer directions than a split has training tasks.
-func TestReadBasis(t *testing.T) {
+// A key that nothing knows would leave a default in its place.
+func TestReadKeys(t *testing.T) {
 	dir := t.TempDir()
 	tasks(t, dir)
-	path, layout := plan(t, dir, nil), map[string]any{}
-	raw, err := os.ReadFile(filepath.Join(dir, "layout.json"))
+	for name, change := range map[string]func(map[string]any){
+		"basis_shar":   func(p map[string]any) { p["basis_shar"] = 0.5 },
+		"learningrate": func(p map[string]any) { p["fit"].(map[string]any)["learningrate"] = 1 },
+		"draw":         func(p map[string]any) { p["eval"].(map[string]any)["draw"] = 1 },
+	} {
+		if _, err := experiment.Read(plan(t, dir, change)); err == nil || !strings.Contains(err.Error(), name) {
+			t.Errorf("%v, want the key %s in it", err, name)
+		}
+	}
+	path := plan(t, dir, nil)
+	raw, err := os.ReadFile(path)
+	if err == nil {
+		err = os.WriteFile(path, append(raw, "{}"...), 0o644)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := experiment.Read(path); err == nil || !strings.Contains(err.Error(), "something follows") {
+		t.Errorf("two plans in a file: %v", err)
+	}
+}
+
+// basis lets the layout beside a plan have one layer and a basis of so many directions.
+func basis(t *testing.T, dir string, directions int) {
+	t.Helper()
+	path, layout := filepath.Join(dir, "layout.json"), map[string]any{}
+	raw, err := os.ReadFile(path)
 	if err == nil {
 		err = json.Unmarshal(raw, &layout)
 	}
@@ -333,23 +371,59 @@ func TestReadBasis(t *testing.T) {
 		t.Fatal(err)
 	}
 	features := layout["features"].([]any)
-	layout["tokens"] = features[2]
+	if layout["tokens"] == nil {
+		layout["tokens"] = features[2]
+	}
+	layout["features"], layout["kernel_size"] = []any{features[0], []int{1, 1, directions}}, 1
+	save(t, path, layout)
+}
+
+// A basis has fewer directions than a split has training tasks.
+func TestReadBasis(t *testing.T) {
+	dir := t.TempDir()
+	tasks(t, dir)
+	path := plan(t, dir, nil)
 	for directions, want := range map[int]string{2: "", 3: "split one: the layout's basis has 3 directions, but 3 training tasks differ in 2"} {
-		features[2] = []int{1, 1, directions}
-		save(t, filepath.Join(dir, "layout.json"), layout)
+		basis(t, dir, directions)
 		if _, err := experiment.Read(path); (err == nil) != (want == "") || want != "" && !strings.Contains(err.Error(), want) {
 			t.Errorf("%d directions: %v, want %q", directions, err, want)
 		}
 	}
 }
 
-// What stays of a basis' change is a share, of a change that is made.
-func TestReadBasisShare(t *testing.T) {
+// What stays of a basis' change is a share, of a change that is made; the packages say it.
+func TestBasisShare(t *testing.T) {
 	dir := t.TempDir()
 	tasks(t, dir)
 	path := plan(t, dir, func(p map[string]any) { p["basis_share"] = 0.5 })
-	if _, err := experiment.Read(path); err == nil || !strings.Contains(err.Error(), "basis_share 0.5, expected") {
+	if _, err := experiment.Read(path); err == nil || !strings.Contains(err.Error(), "basis_share 0.5, but without basis_learning_rate") {
 		t.Errorf("half of the change of a basis that there is not: %v", err)
+	}
+	path = plan(t, dir, func(p map[string]any) {
+		p["basis_share"] = 0.5
+		p["fit"] = map[string]any{"steps": 2, "batch": 2, "pads": "zero", "linear_start": true, "basis_learning_rate": 0.01,
+			"loss": "task", "task": map[string]any{"records": 1, "base_dtype": "f32"}}
+		p["eval"].(map[string]any)["methods"] = []string{eval.Generated}
+		p["splits"] = []map[string]any{{"name": "one", "validation": []string{"a-z"}, "held_out": []string{"b-y"}}}
+	})
+	basis(t, dir, 2)
+	p, err := experiment.Read(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, out := resources(t, p), filepath.Join(dir, "out")
+	for range 2 { // the second finds all of it there
+		if _, err := experiment.Run(t.Context(), p, r, out, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	made, err := generator.Open(filepath.Join(out, "one", "generator-5"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer made.Close()
+	if got := made.Manifest.Provenance.BasisShare; got != 0.5 {
+		t.Errorf("the package says a share of %v, want 0.5", got)
 	}
 }
 

@@ -36,7 +36,8 @@ type Options struct {
 
 // Write exports the last checkpoint of the run in dir to the package out.
 func Write(ctx context.Context, dir, out string, o Options, progress func(done, total int64)) error {
-	record, tensors, steps, err := fit.Fitted(dir, cmp.Or(o.BasisShare, 1))
+	share := cmp.Or(o.BasisShare, 1)
+	record, tensors, steps, err := fit.Fitted(dir, share)
 	if err != nil {
 		return err
 	}
@@ -68,6 +69,9 @@ func Write(ctx context.Context, dir, out string, o Options, progress func(done, 
 		Encoder:   &generator.Encoder{ID: o.EncoderID},
 		Provenance: generator.Provenance{Source: "dndtrain fit", DataSets: record.DataSets, HeldOut: o.HeldOut,
 			Steps: steps, Seed: c.Seed, Commit: o.Commit, License: o.License},
+	}
+	if share != 1 {
+		m.Provenance.BasisShare = share
 	}
 	return generator.Write(ctx, out, m, tensors, o.EncoderDir, generator.WriteOptions{
 		DType: o.DType, EncoderDType: safetensors.DType(generator.EncoderStorage(string(o.DType))), Replace: o.Replace, Progress: progress})

@@ -92,6 +92,9 @@ func open(dir string, c *Config, d *Data) (*folder, error) {
 		if r.standard, err = readStandard(filepath.Join(dir, standardName), c.Decoder); err != nil {
 			return nil, err
 		}
+		if x := r.standard.start; c.LeaveOut && (x == nil || x.coordinates == nil) {
+			return nil, fmt.Errorf("fit: leave_out: the run in %s was begun by an older version, which left data sets out in another way: begin another", dir)
+		}
 	}
 	return r, r.load(c)
 }
@@ -287,8 +290,8 @@ func Fitted(dir string, basisShare float64) (*Record, []safetensors.Tensor, int,
 	if err != nil {
 		return nil, nil, 0, err
 	}
-	if basisShare != 1 && record.Config.BasisRate == 0 {
-		return nil, nil, 0, fmt.Errorf("fit: %s has no basis that a loss changed: of which %v cannot stay", dir, basisShare)
+	if err := record.Config.CheckBasisShare(basisShare); err != nil {
+		return nil, nil, 0, fmt.Errorf("fit: %s: %w", dir, err)
 	}
 	r := &folder{dir: dir}
 	if _, err := os.Stat(filepath.Join(dir, checkpointName)); err != nil {

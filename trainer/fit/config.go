@@ -198,6 +198,17 @@ func (c *Config) Validate() error {
 	return errors.Join(all...)
 }
 
+// CheckBasisShare is an error where such a share of what BasisRate changes cannot stay (Fitted).
+func (c *Config) CheckBasisShare(share float64) error {
+	if !(share > 0 && share <= 1) {
+		return fmt.Errorf("basis_share %v, expected a number above 0, at most 1", share)
+	}
+	if share != 1 && c.BasisRate == 0 {
+		return fmt.Errorf("basis_share %v, but without basis_learning_rate there is no basis that a loss changed", share)
+	}
+	return nil
+}
+
 // check is Validate's of what both losses on answers need.
 func (t TaskConfig) check(check func(ok bool, format string, args ...any)) {
 	check(t.Records > 0, "%d records a pair, expected at least 1", t.Records)

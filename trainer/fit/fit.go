@@ -84,8 +84,10 @@ func Run(ctx context.Context, c Config, d *Data, r Resources, dir string, report
 		weight, err = run.weight(&c, d)
 		return err
 	}
-	// What it refuses comes before the prompts are encoded, which may take long.
-	if !c.LinearStart {
+	// What it refuses comes before the prompts are encoded, which may take long. A linear start
+	// is made of the encoded prompts; one that a run has begun with is there.
+	made := !c.LinearStart || run.state != nil
+	if made {
 		if err := start(nil); err != nil {
 			return nil, err
 		}
@@ -97,7 +99,7 @@ func Run(ctx context.Context, c Config, d *Data, r Resources, dir string, report
 	if err := atomicfile.Write(filepath.Join(dir, coverageName), atomicfile.JSON(coverage)); err != nil {
 		return nil, err
 	}
-	if c.LinearStart {
+	if !made {
 		if err := start(encoded); err != nil {
 			return nil, err
 		}

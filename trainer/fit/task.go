@@ -69,9 +69,7 @@ func newAnswers(c *Config, t *Task, d *Data) (*answers, error) {
 // place puts what every step reads on the devices.
 func (a *answers) place(c *Config, st *Standard, devices int) error {
 	if c.LeaveOut {
-		if a.start = st.start; a.start == nil || a.start.coordinates == nil {
-			return errors.New("fit: leave_out: the run was begun by an older version, which left data sets out in another way: begin another")
-		}
+		a.start = st.start
 	}
 	for d := range devices {
 		weights := a.task.Model.Weights()
