@@ -168,14 +168,17 @@ const (
 	cellsName  = "cells.jsonl"
 )
 
-// record identifies a run's configuration and inputs.
+// record identifies what a cell depends on: inputs and configuration, but neither what other methods
+// are scored nor how many draws, so that a run may go on with more of both.
 func (e *evaluation) record() string {
 	h := sha256.New()
 	write := func(v any) {
 		raw, _ := json.Marshal(v) // of strings and numbers
 		h.Write(raw)
 	}
-	write(e.c)
+	c := *e.c
+	c.Methods, c.Draws = nil, 0
+	write(c)
 	write(e.in.Package.SHA256)
 	write(e.in.Model.Config)
 	write(e.in.Tasks)

@@ -257,8 +257,28 @@ func TestRun(t *testing.T) {
 		t.Error("a cost of a task that was trained")
 	}
 	refused(t, p.Eval, *in)
-	// Adapters next to nothing are the base alone; the own-task LoRA stays as it is.
+	// One that has a method and a draw goes on with more of both, and comes to the same.
+	grown := filepath.Join(dir, "grown")
+	for draws, methods := range [][]string{{eval.Generated}, {eval.Base, eval.Generated}} {
+		c := p.Eval
+		c.Methods, c.Draws = methods, draws+1
+		x, err := eval.Run(t.Context(), c, *in, grown, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range methods {
+			if have, want := x.Average[m].NLL, first.Average[m].NLL; draws == 1 && have != want {
+				t.Errorf("%s, with more methods and draws %+v, at once %+v", m, have, want)
+			}
+		}
+	}
 	c := p.Eval
+	c.Records = 2
+	if _, err := eval.Run(t.Context(), c, *in, grown, nil); err == nil || !strings.Contains(err.Error(), "another configuration") {
+		t.Errorf("other records in the same folder: %v", err)
+	}
+	// Adapters next to nothing are the base alone; the own-task LoRA stays as it is.
+	c = p.Eval
 	c.Methods, c.Scale = []string{eval.Base, eval.Average, eval.Generated, eval.Own}, 1e-9
 	x, err := eval.Run(t.Context(), c, *in, "", nil)
 	if err != nil {
