@@ -15,7 +15,7 @@ import (
 	"github.com/drag-and-drop-lora/dnd/graph/lora"
 	"github.com/drag-and-drop-lora/dnd/graph/text"
 	"github.com/drag-and-drop-lora/dnd/trainer/collect"
-	"github.com/drag-and-drop-lora/dnd/trainer/linear"
+	"github.com/drag-and-drop-lora/dnd/trainer/standard"
 )
 
 // DataSet is one training data set as package collect leaves it.
@@ -178,12 +178,11 @@ func (d *Data) Importance(tiling lora.Tiling) ([]float32, error) {
 	return lora.MeanImportance(vectors...)
 }
 
-// Standard is how an Affine decoder's targets are standardised, (token - Mean)/Spread, and
-// what its output y stands for: the weight tokens y·Scale + Offset. With a share s of a
+// Standard is how an Affine decoder's targets are standardised, by data set's checkpoints, then over
+// data sets, and what its output y stands for: the weight tokens y·Scale + Offset. With a share s of a
 // joint LoRA J that is s·J + (1-s)·(Mean + y·Spread), without it is Mean + y·Spread.
 type Standard struct {
-	Mean          []float32 // (T,h,w): over each data set's checkpoints, then over data sets
-	Spread        []float32 // (T): root mean square of what remains; 0 where nothing varies
+	standard.Standard
 	Scale, Offset []float32 // (T), (T,h,w): output.scale and output.offset
 	// Basis is output.basis.weight (T·h·w,r), nil without: the r directions in which the data sets' means,
 	// standardised, differ most, or that fit coordinates of theirs best. The data sets' coordinates in
@@ -192,19 +191,14 @@ type Standard struct {
 	start *regression // with Config.LinearStart
 }
 
-// minSpread is the spread below which a token counts as constant, a frozen lora_A's.
-const minSpread = 1e-5
-
 // Standardise computes it over all checkpoints, with a share of SetJoint's adapter and a
 // basis of rank directions, 0 for none: those in which the data sets differ most, or, with
 // coordinates of the data sets (rank values each), those that fit them best.
 func (d *Data) Standardise(jointShare float64, rank int, coordinates [][]float64) (*Standard, error) {
 	t, h, w := d.layout.Shape()
-	sum := make([]float64, t*h*w)
-	square := make([]float64, t*h*w)
+	sums := standard.NewSums(t, h, w)
 	var means [][]float32 // of each data set, for the basis
 	for i, s := range d.Sets {
-		part := 1 / float64(len(s.Checkpoints)*len(d.Sets))
 		var mean []float32
 		if rank > 0 {
 			mean = make([]float32, t*h*w)
@@ -215,41 +209,21 @@ func (d *Data) Standardise(jointShare float64, rank int, coordinates [][]float64
 			if err != nil {
 				return nil, err
 			}
-			for k, v := range tokens {
-				sum[k] += part * float64(v)
-				square[k] += part * float64(v) * float64(v)
-			}
+			sums.Add(tokens, len(s.Checkpoints)*len(d.Sets))
 			for k := range mean {
 				mean[k] += tokens[k] / float32(len(s.Checkpoints))
 			}
 		}
 	}
-	s := &Standard{Mean: make([]float32, t*h*w), Spread: make([]float32, t)}
-	for i := range t {
-		total, count := 0.0, 0
-		for k := i * h * w; k < (i+1)*h*w; k++ {
-			if math.IsNaN(sum[k]) {
-				continue
-			}
-			s.Mean[k] = float32(sum[k])
-			total += max(0, square[k]-sum[k]*sum[k])
-			count++
-		}
-		if spread := math.Sqrt(total / float64(max(count, 1))); spread > minSpread {
-			s.Spread[i] = float32(spread)
-		}
-	}
+	s := &Standard{Standard: sums.Standard()}
 	if rank > 0 {
 		for _, mean := range means {
-			s.apply(mean)
+			s.Apply(mean)
 		}
-		if coordinates == nil {
-			var err error
-			if coordinates, _, err = linear.Principal(means, rank); err != nil {
-				return nil, err
-			}
+		var err error
+		if s.Basis, err = standard.Basis(means, rank, coordinates); err != nil {
+			return nil, err
 		}
-		s.Basis = linear.Span(means, coordinates)
 	}
 	s.Scale, s.Offset = s.Spread, s.Mean
 	if jointShare == 0 {
@@ -259,28 +233,17 @@ func (d *Data) Standardise(jointShare float64, rank int, coordinates [][]float64
 	for i, v := range s.Spread {
 		s.Scale[i] = float32((1 - jointShare) * float64(v))
 	}
+	mean := sums.Mean()
 	for k, v := range d.joint {
-		if math.IsNaN(sum[k]) {
+		if math.IsNaN(mean[k]) {
 			continue
 		}
-		if i := k / (h * w); s.Spread[i] == 0 && math.Abs(float64(v)-sum[k]) > minSpread {
+		if i := k / (h * w); s.Spread[i] == 0 && math.Abs(float64(v)-mean[k]) > standard.MinSpread {
 			return nil, fmt.Errorf("the joint LoRA differs from the checkpoints in weight token %d, which is the same in all of them: tune it with the seed of their lora_A", i)
 		}
-		s.Offset[k] = float32(jointShare*float64(v) + (1-jointShare)*sum[k])
+		s.Offset[k] = float32(jointShare*float64(v) + (1-jointShare)*mean[k])
 	}
 	return s, nil
-}
-
-// apply standardises weight tokens (T,h,w) in place.
-func (s *Standard) apply(tokens []float32) {
-	n := len(tokens) / len(s.Spread)
-	for i := range tokens {
-		if spread := s.Spread[i/n]; spread == 0 {
-			tokens[i] = 0
-		} else {
-			tokens[i] = (tokens[i] - s.Mean[i]) / spread
-		}
-	}
 }
 
 // pick is what one item of a batch is made of.

@@ -168,7 +168,7 @@ func (f *feeder) target(item pick) (target, error) {
 		return target{}, err
 	}
 	if f.standard != nil {
-		f.standard.apply(tokens)
+		f.standard.Apply(tokens)
 	}
 	x := target{tokens: tokens}
 	for _, v := range tokens {

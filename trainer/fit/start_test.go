@@ -93,7 +93,7 @@ func TestBasisFollowsAnswers(t *testing.T) {
 		t.Errorf("the loss on answers went from %v to %v, expected less than three quarters", first, last)
 	}
 
-	start, half, end := fittedShare(t, dir, 0), fittedShare(t, dir, 0.5), fittedOf(t, dir)
+	start, half, end := fittedShare(t, dir, 1e-9), fittedShare(t, dir, 0.5), fittedOf(t, dir)
 	for name := range end {
 		for k, v := range half[name] {
 			if want := (start[name][k] + end[name][k]) / 2; !(math.Abs(float64(v-want)) <= 1e-6*(1+math.Abs(float64(want)))) {

@@ -137,9 +137,9 @@ type material struct {
 // fitted is a generator's weights, averaged over the last steps, with what its output is
 // standardised by.
 type fitted struct {
-	params   [][]float32
-	standard *standard
-	steps    int
+	params  [][]float32
+	scaling *scaling
+	steps   int
 }
 
 // fit fits a generator. It hands every candidate to pick, which keeps what it likes.
@@ -163,7 +163,7 @@ func (g *network) fit(ctx context.Context, x *material, loss string, pick func(*
 	std := standardise(g.layout, flat)
 	for _, list := range targets {
 		for _, tokens := range list {
-			std.apply(tokens)
+			std.Apply(tokens)
 		}
 	}
 
@@ -186,8 +186,8 @@ func (g *network) fit(ctx context.Context, x *material, loss string, pick func(*
 	}
 	defer func() { backend.Free(state) }()
 
-	constants := []*tensors.Tensor{tensors.FromFlatDataAndDimensions(std.weight, 1, t, 1, 1), tensors.FromFlatDataAndDimensions(std.scale, 1, t, 1, 1),
-		tensors.FromFlatDataAndDimensions(std.offset, 1, t, h, w)}
+	constants := []*tensors.Tensor{tensors.FromFlatDataAndDimensions(std.weight, 1, t, 1, 1), tensors.FromFlatDataAndDimensions(std.Spread, 1, t, 1, 1),
+		tensors.FromFlatDataAndDimensions(std.Mean, 1, t, h, w)}
 	var a []*tensors.Tensor
 	for i, target := range g.layout.Base().Targets {
 		a = append(a, tensors.FromFlatDataAndDimensions(x.loras.last()[0].Pairs[i].A, g.layout.Base().Rank, target.In))
@@ -269,7 +269,7 @@ func (g *network) fit(ctx context.Context, x *material, loss string, pick func(*
 		}
 		report(i+1, total, onWeights, onAnswers)
 		if i == total-1 || (i+1)%c.SaveEvery == 0 && i+1 >= weightSteps {
-			f := &fitted{standard: std, steps: i + 1}
+			f := &fitted{scaling: std, steps: i + 1}
 			for _, v := range state[3*len(g.list):] {
 				p, err := tensors.CopyFlatData[float32](v)
 				if err != nil {
@@ -292,7 +292,7 @@ func cosine(rate float64, step, steps, warmUp int) float64 {
 }
 
 // basis is the basis on the device, none where the weight tokens have none.
-func (g *network) basis(s *standard) []*tensors.Tensor {
+func (g *network) basis(s *scaling) []*tensors.Tensor {
 	rank := g.config.Rank()
 	if rank == 0 {
 		return nil
@@ -305,7 +305,7 @@ const forwardItems = 8
 
 // generate makes an adapter of each condition (N,L,C).
 func (g *network) generate(f *fitted, list [][]float32) ([]*lora.Adapter, error) {
-	params := g.basis(f.standard)
+	params := g.basis(f.scaling)
 	for i, t := range g.list {
 		params = append(params, tensors.FromFlatDataAndDimensions(f.params[i], t.Shape...))
 	}
@@ -350,7 +350,7 @@ func (g *network) some(f *fitted, params []*tensors.Tensor, list [][]float32) ([
 	for i := range adapters {
 		x := tokens[i*n : (i+1)*n]
 		for j := range x {
-			x[j] = x[j]*f.standard.scale[j/(h*w)] + f.standard.offset[j]
+			x[j] = x[j]*f.scaling.Spread[j/(h*w)] + f.scaling.Mean[j]
 		}
 		if adapters[i], err = g.layout.Decode(x, lora.Float32); err != nil {
 			return nil, err
@@ -376,10 +376,10 @@ func (g *network) tensors(f *fitted) []safetensors.Tensor {
 	list = append(list, safetensors.FromFloat32s(stepsName, safetensors.F32, []float32{float32(f.steps)}))
 	t, h, w := g.layout.Shape()
 	if rank := g.config.Rank(); rank > 0 {
-		list = append(list, safetensors.FromFloat32s(decoder.BasisKey, safetensors.F32, f.standard.basis, t*h*w, rank))
+		list = append(list, safetensors.FromFloat32s(decoder.BasisKey, safetensors.F32, f.scaling.basis, t*h*w, rank))
 	}
-	return append(list, safetensors.FromFloat32s("output.scale", safetensors.F32, f.standard.scale, t),
-		safetensors.FromFloat32s("output.offset", safetensors.F32, f.standard.offset, t, h, w))
+	return append(list, safetensors.FromFloat32s("output.scale", safetensors.F32, f.scaling.Spread, t),
+		safetensors.FromFloat32s("output.offset", safetensors.F32, f.scaling.Mean, t, h, w))
 }
 
 // read is the way back.
@@ -388,7 +388,7 @@ func (g *network) read(f *safetensors.File) (*fitted, error) {
 	if err != nil || len(steps) != 1 {
 		return nil, fmt.Errorf("science: tensor %s: expected one number: %w", stepsName, err)
 	}
-	out := &fitted{standard: &standard{}, steps: int(steps[0])}
+	out := &fitted{scaling: &scaling{}, steps: int(steps[0])}
 	for _, t := range g.list {
 		v, err := f.Float32s(t.Name)
 		if err != nil {
@@ -397,13 +397,13 @@ func (g *network) read(f *safetensors.File) (*fitted, error) {
 		out.params = append(out.params, v)
 	}
 	if g.config.Rank() > 0 {
-		if out.standard.basis, err = f.Float32s(decoder.BasisKey); err != nil {
+		if out.scaling.basis, err = f.Float32s(decoder.BasisKey); err != nil {
 			return nil, err
 		}
 	}
-	if out.standard.scale, err = f.Float32s("output.scale"); err != nil {
+	if out.scaling.Spread, err = f.Float32s("output.scale"); err != nil {
 		return nil, err
 	}
-	out.standard.offset, err = f.Float32s("output.offset")
+	out.scaling.Mean, err = f.Float32s("output.offset")
 	return out, err
 }

@@ -36,12 +36,12 @@ func TestStandardise(t *testing.T) {
 	}
 	s := standardise(l, list)
 	a, b := l.FirstToken(0)
-	if s.scale[a] != 0 || s.weight[a] != 0 || s.scale[b] == 0 || s.weight[b] == 0 {
-		t.Errorf("scales of A %v and B %v, weights %v and %v", s.scale[a], s.scale[b], s.weight[a], s.weight[b])
+	if s.Spread[a] != 0 || s.weight[a] != 0 || s.Spread[b] == 0 || s.weight[b] == 0 {
+		t.Errorf("scales of A %v and B %v, weights %v and %v", s.Spread[a], s.Spread[b], s.weight[a], s.weight[b])
 	}
 	square, cells := 0.0, 0
 	for _, tokens := range list {
-		s.apply(tokens)
+		s.Apply(tokens)
 		for _, v := range tokens[b*h*w : (b+1)*h*w] {
 			if !math.IsNaN(float64(v)) {
 				square += float64(v) * float64(v)
