@@ -157,8 +157,8 @@ func (p *Plan) check() error {
 				add("split %s: task %s is held out and for validation", s.Name, t)
 			}
 		}
-		if rank, n := p.fit.Decoder.Rank(), len(p.train(&s)); rank > 0 && rank >= n {
-			add("split %s: the layout's basis has %d directions, but %d training tasks differ in %d: let its last features have fewer values", s.Name, rank, n, max(n-1, 0))
+		if err := p.fit.CheckBasis(len(p.train(&s))); err != nil {
+			add("split %s: %w", s.Name, err)
 		}
 		if len(s.HeldOut) == 0 || len(p.train(&s)) < 2 {
 			add("split %s: %d held-out and %d training tasks, expected at least one and two", s.Name, len(s.HeldOut), len(p.train(&s)))

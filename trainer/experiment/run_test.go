@@ -403,7 +403,7 @@ func TestReadBasis(t *testing.T) {
 	dir := t.TempDir()
 	tasks(t, dir)
 	path := plan(t, dir, nil)
-	for directions, want := range map[int]string{2: "", 3: "split one: the layout's basis has 3 directions, but 3 training tasks differ in 2"} {
+	for directions, want := range map[int]string{2: "", 3: "split one: the decoder's basis has 3 directions, but 3 data sets differ in 2"} {
 		basis(t, dir, directions)
 		if _, err := experiment.Read(path); (err == nil) != (want == "") || want != "" && !strings.Contains(err.Error(), want) {
 			t.Errorf("%d directions: %v, want %q", directions, err, want)

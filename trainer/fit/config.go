@@ -198,6 +198,14 @@ func (c *Config) Validate() error {
 	return errors.Join(all...)
 }
 
+// CheckBasis is an error where so many data sets differ in fewer directions than the decoder's basis has.
+func (c *Config) CheckBasis(sets int) error {
+	if rank := c.Decoder.Rank(); rank > 0 && rank >= sets {
+		return fmt.Errorf("the decoder's basis has %d directions, but %d data sets differ in %d: let its last features have fewer values", rank, sets, max(sets-1, 0))
+	}
+	return nil
+}
+
 // CheckBasisShare is an error where such a share of what BasisRate changes cannot stay (Fitted).
 func (c *Config) CheckBasisShare(share float64) error {
 	if !(share > 0 && share <= 1) {

@@ -91,6 +91,10 @@ func Run(ctx context.Context, c Config, d *Data, r Resources, dir string, report
 		if err := start(nil); err != nil {
 			return nil, err
 		}
+	} else if c.JointShare > 0 {
+		if _, err := d.Standardise(c.JointShare, 0, nil); err != nil { // of another lora_A
+			return nil, err
+		}
 	}
 	encoded, coverage, err := conditions(ctx, &c, d, r.Encoder, r.Backend, func(done, total int) { report(Progress{Stage: "encode prompts", Done: done, Total: total}) })
 	if err != nil {
@@ -176,9 +180,7 @@ func (c *Config) fits(d *Data, r *Resources) error {
 	if out := c.Decoder.Output(); out != [3]int{t, h, w} {
 		all = append(all, fmt.Errorf("the decoder makes weight tokens (%d,%d,%d), the checkpoints have (%d,%d,%d)", out[0], out[1], out[2], t, h, w))
 	}
-	if rank := c.Decoder.Rank(); rank > 0 && rank >= len(d.Sets) {
-		all = append(all, fmt.Errorf("the decoder's basis has %d directions, but %d data sets differ in %d: let its last features have fewer values", rank, len(d.Sets), len(d.Sets)-1))
-	}
+	all = append(all, c.CheckBasis(len(d.Sets)))
 	if have := d.joint != nil; have != (c.JointShare > 0) {
 		all = append(all, fmt.Errorf("joint_share is %v, and a joint LoRA is there: %v", c.JointShare, have))
 	}

@@ -127,3 +127,28 @@ func TestJointOfAnotherA(t *testing.T) {
 		}
 	}
 }
+
+// With a linear start, which is made of the encoded prompts, that is said before they are encoded.
+func TestJointOfAnotherAWithLinearStart(t *testing.T) {
+	dir := collectedSets(t, "one", "two", "three")
+	// One and two are the same, and the last checkpoint of three is another.
+	for from, to := range map[string][]string{"one": {"one/checkpoints/000002", "two/checkpoints/000001", "two/checkpoints/000002"}, "three": {"three/checkpoints/000002"}} {
+		same := must[[]byte](t)(os.ReadFile(filepath.Join(dir, from, "checkpoints", "000001.safetensors")))
+		for _, name := range to {
+			if err := os.WriteFile(filepath.Join(dir, name+".safetensors"), same, 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	data := must[*fit.Data](t)(fit.OpenData(dir, []string{"one", "two"}, "", tiling))
+	if err := data.SetJoint(filepath.Join(dir, "three")); err != nil {
+		t.Fatal(err)
+	}
+	c := config(true)
+	linearStart(&c)
+	c.JointShare = 0.5
+	_, err := fit.Run(t.Context(), c, data, fit.Resources{Encoder: tinyEncoder(t), Backend: cpu(t)}, t.TempDir(), func(p fit.Progress) { t.Errorf("not refused at once: %+v", p) })
+	if err == nil || !strings.Contains(err.Error(), "seed of their lora_A") {
+		t.Errorf("a joint LoRA of another lora_A: %v", err)
+	}
+}
