@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -15,6 +16,7 @@ import (
 	"github.com/drag-and-drop-lora/dnd/graph/lora"
 	"github.com/drag-and-drop-lora/dnd/graph/safetensors"
 	"github.com/drag-and-drop-lora/dnd/trainer/eval"
+	"github.com/drag-and-drop-lora/dnd/trainer/fit"
 )
 
 // minilm is the real text encoder, which make deps fetches.
@@ -289,6 +291,57 @@ func TestCollectFitExport(t *testing.T) {
 	}
 }
 
+// Recipes need no layout of the user's: decoders are sized by what was collected.
+func TestFitByRecipe(t *testing.T) {
+	base, data, dir := tinyBase(t), dataSets(t), t.TempDir()
+	for _, name := range []string{"perhaps", "maybe"} {
+		if err := os.WriteFile(filepath.Join(data, name+".json"), fmt.Appendf(nil, `[{"prompt": "say %[1]s twice", "response": "%[1]s"}, {"prompt": "is it %[1]s?", "response": "%[1]s"}]`, name), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	collected := filepath.Join(dir, "collected")
+	clitest.OK(t, "collect", "--quiet", "--base", base, "--data", data, "--out", collected, "--rank", "2", "--alpha", "4", "--steps", "2", "--warm-up", "1", "--late-steps", "1", "--batch", "2")
+	for recipe, flags := range map[string][]string{
+		"basis":  {"--directions", "1", "--texts", "3", "--basis-noise", "0.5"},
+		"tokens": {"--length", "32", "--joint", filepath.Join(collected, "ayes"), "--joint-share", "0.25"},
+	} {
+		run := filepath.Join(dir, recipe)
+		args := append([]string{"fit", "--quiet", "--recipe", recipe, "--data", collected, "--encoder", minilm, "--base", base, "--records", data, "--out", run, "--batch", "2", "--steps", "3"}, flags...)
+		clitest.OK(t, args...)
+		r, err := fit.ReadRecord(run)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := r.Config
+		if recipe == "basis" && (c.Decoder.Rank() != 1 || c.Texts != 3 || c.Length != 64 || c.BasisNoise != 0.5 || c.BasisRate != 0.02 || !c.LeaveOut || c.Steps != 3 || c.Loss != fit.LossTask) ||
+			recipe == "tokens" && (c.Decoder.Rank() != 0 || c.Texts != 16 || c.Length != 32 || c.JointShare != 0.25 || c.TokenDrop != 0.3 || c.Steps != 3 || c.Loss != fit.LossBoth || c.Task.Share != 2) {
+			t.Errorf("recipe %s: %+v", recipe, c)
+		}
+		out := filepath.Join(dir, recipe+" package")
+		clitest.OK(t, "export", "--quiet", "--run", run, "--encoder", minilm, "--name", "tiny", "--out", out, "--base-model", "example/tiny")
+		if _, err := generator.Verify(t.Context(), out, nil); err != nil {
+			t.Error(err)
+		}
+	}
+	layout := write(t, "layout.json", tinyLayout)
+	args := []string{"fit", "--quiet", "--data", collected, "--encoder", minilm, "--base", base, "--records", data, "--out", filepath.Join(dir, "none")}
+	for _, c := range []struct {
+		code  int
+		words []string
+		args  []string
+	}{
+		{2, []string{"--recipe", "soup", "basis", "tokens"}, []string{"--recipe", "soup"}},
+		{2, []string{"one of --recipe, --shape and --layout"}, []string{"--recipe", "basis", "--layout", layout}},
+		{2, []string{"--texts goes with --recipe"}, []string{"--layout", layout, "--texts", "3"}},
+		{2, []string{"--directions is -1"}, []string{"--recipe", "basis", "--directions", "-1"}},
+		{1, []string{"4 directions, but 4 data sets differ in 3"}, []string{"--recipe", "basis", "--directions", "4"}},
+		{2, []string{"--base and --records go with --loss"}, []string{"--recipe", "basis", "--loss", "weights"}},
+		{1, []string{"0 texts"}, []string{"--recipe", "basis", "--texts", "0"}},
+	} {
+		clitest.Fails(t, c.code, c.words, append(slices.Clone(args), c.args...)...)
+	}
+}
+
 func TestBadTraining(t *testing.T) {
 	base, data := tinyBase(t), dataSets(t)
 	layout := write(t, "layout.json", tinyLayout)
@@ -309,7 +362,9 @@ func TestBadTraining(t *testing.T) {
 		{"collect too few", 1, []string{"few", "1 usable"}, []string{"collect", "--base", base, "--data", few}},
 		{"collect without base", 1, []string{"nowhere.gguf"}, []string{"collect", "--base", "nowhere.gguf", "--data", data}},
 		{"collect with a text as base", 1, []string{"base.gguf"}, []string{"collect", "--base", write(t, "base.gguf", "hello"), "--data", data}},
-		{"fit without architecture", 2, []string{"--shape", "--layout"}, []string{"fit", "--data", data, "--encoder", minilm}},
+		{"fit by a recipe without data", 2, []string{"--data"}, []string{"fit", "--recipe", "basis", "--encoder", minilm}},
+		{"fit by a recipe on nothing", 1, []string{empty, "config.json", "no data set"}, []string{"fit", "--recipe", "basis", "--data", empty, "--encoder", empty}},
+		{"fit without architecture", 2, []string{"--recipe", "--shape", "--layout"}, []string{"fit", "--data", data, "--encoder", minilm}},
 		{"fit with two architectures", 2, []string{"--shape", "--layout"}, []string{"fit", "--data", data, "--encoder", minilm, "--layout", layout, "--shape", "mini"}},
 		{"fit with an unknown shape", 2, []string{"70b", "0.5b"}, []string{"fit", "--data", data, "--encoder", minilm, "--shape", "70b"}},
 		{"fit without encoder", 2, []string{"--encoder"}, []string{"fit", "--data", data, "--layout", layout}},

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"strings"
 
 	"github.com/spf13/pflag"
 
@@ -21,8 +20,7 @@ func fitGenerator(flags *pflag.FlagSet) cli.Run {
 	sets := flags.StringSlice("sets", nil, "data sets in it to fit on (default: all)")
 	joint := flags.String("joint", "", "folder of the LoRA that collect --joint tuned on all data sets: each adapter becomes an average of it and what is generated")
 	field := flags.String("field", "", "key of a record's prompt (default: prompt)")
-	shape := flags.String("shape", "", "decoder and recipe of the reference: "+strings.Join(generator.Shapes(), ", ")+"; flags below change single numbers of it")
-	layout := flags.String("layout", "", "in place of --shape, JSON file: the decoder's class, features and kernel_size, and the tokenizer")
+	arch := addArchitectureFlags(flags)
 	encoderDir := flags.String("encoder", "", "text encoder (Hugging Face folder)")
 	out := flags.String("out", "", "folder for the run: checkpoints, metrics.jsonl, TensorBoard events and loss.png; a run that was stopped goes on")
 	name := flags.String("backend", backend.Auto, "auto, pjrt or cpu")
@@ -53,7 +51,8 @@ func fitGenerator(flags *pflag.FlagSet) cli.Run {
 	task := addTaskFlags(flags)
 	dry := addPlanFlags(flags)
 	return func(ctx context.Context, e *cli.Env, _ []string) error {
-		if err := setArchitecture(flags, &c, *shape, *layout); err != nil {
+		from := source{data: *data, sets: *sets, encoder: *encoderDir, joint: *joint != ""}
+		if err := arch.configure(e, &c, from); err != nil {
 			return err
 		}
 		if err := task.configure(&c); err != nil {
@@ -71,7 +70,7 @@ func fitGenerator(flags *pflag.FlagSet) cli.Run {
 			return err
 		}
 		if dry.plan {
-			return dry.run(ctx, e, &c, *shape+*layout, *devices, *name)
+			return dry.run(ctx, e, &c, arch.name(), *devices, *name)
 		}
 		if err := cli.Required(flags, "data", "encoder", "out"); err != nil {
 			return err
@@ -127,36 +126,6 @@ func fitGenerator(flags *pflag.FlagSet) cli.Run {
 			}
 		})
 	}
-}
-
-// setArchitecture takes decoder and tiling from a named shape or a layout file, and from a
-// shape the numbers of its recipe that no flag gave.
-func setArchitecture(flags *pflag.FlagSet, c *fit.Config, shape, layout string) error {
-	switch {
-	case (shape == "") == (layout == ""):
-		return cli.Usagef("one of --shape and --layout is needed: %s; %s", flags.Lookup("shape").Usage, flags.Lookup("layout").Usage)
-	case layout != "":
-		l, err := generator.ReadLayout(layout)
-		if err != nil {
-			return err
-		}
-		c.SetDecoder(l.Decoder)
-		c.Tiling = l.Tiling
-		return nil
-	}
-	r, err := fit.ForShape(shape)
-	if err != nil {
-		return cli.Usagef("--shape: %w", err)
-	}
-	if !flags.Changed("batch") {
-		c.Batch = r.Batch
-	}
-	if !flags.Changed("steps") {
-		c.Steps = r.Steps
-	}
-	c.SetDecoder(r.Decoder)
-	c.Tiling = r.Tiling
-	return nil
 }
 
 // openBackend opens what GoMLX computes on, and says what it is.

@@ -39,7 +39,11 @@ func (o *taskFlags) configure(c *fit.Config) error {
 	if err := cli.OneOf("loss", o.loss, fit.Losses...); err != nil {
 		return err
 	}
-	c.SetLoss(o.loss)
+	if c.Loss != fit.LossWeights && !o.flags.Changed("loss") {
+		o.loss = c.Loss // a recipe's
+	} else {
+		c.SetLoss(o.loss)
+	}
 	for _, x := range []struct {
 		flag string
 		set  func()

@@ -39,19 +39,9 @@ type Data struct {
 // is) its prompts.json, adapter_config.json and checkpoints/. It checks every checkpoint
 // against the first one's base; all that is wrong comes back joined in one error.
 func OpenData(dir string, names []string, field string, tiling lora.Tiling) (*Data, error) {
-	if len(names) == 0 {
-		entries, err := os.ReadDir(dir)
-		if err != nil {
-			return nil, err
-		}
-		for _, e := range entries {
-			if e.IsDir() && !strings.HasPrefix(e.Name(), ".") {
-				names = append(names, e.Name())
-			}
-		}
-	}
-	if len(names) == 0 {
-		return nil, fmt.Errorf("fit: no data set in %s: run `dndtrain collect` first", dir)
+	names, err := setNames(dir, names)
+	if err != nil {
+		return nil, err
 	}
 	d := &Data{}
 	var all []error
@@ -81,6 +71,26 @@ func OpenData(dir string, names []string, field string, tiling lora.Tiling) (*Da
 		}
 	}
 	return d, errors.Join(all...)
+}
+
+// setNames are names or, if there are none, those of all data sets in a folder.
+func setNames(dir string, names []string) ([]string, error) {
+	if len(names) > 0 {
+		return names, nil
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range entries {
+		if e.IsDir() && !strings.HasPrefix(e.Name(), ".") {
+			names = append(names, e.Name())
+		}
+	}
+	if len(names) == 0 {
+		return nil, fmt.Errorf("fit: no data set in %s: run `dndtrain collect` first", dir)
+	}
+	return names, nil
 }
 
 func openSet(dir, field string) (*DataSet, error) {
