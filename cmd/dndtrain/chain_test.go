@@ -303,7 +303,7 @@ func TestFitByRecipe(t *testing.T) {
 	clitest.OK(t, "collect", "--quiet", "--base", base, "--data", data, "--out", collected, "--rank", "2", "--alpha", "4", "--steps", "2", "--warm-up", "1", "--late-steps", "1", "--batch", "2")
 	for recipe, flags := range map[string][]string{
 		"basis":  {"--directions", "1", "--texts", "3", "--basis-noise", "0.5"},
-		"tokens": {"--length", "32", "--joint", filepath.Join(collected, "ayes"), "--joint-share", "0.25"},
+		"tokens": {"--grid", write(t, "grid.json", `{"train": ["noes", "maybe", "ayes"], "held_out": ["perhaps"]}`), "--length", "32", "--joint", filepath.Join(collected, "ayes"), "--joint-share", "0.25"},
 	} {
 		run := filepath.Join(dir, recipe)
 		args := append([]string{"fit", "--quiet", "--recipe", recipe, "--data", collected, "--encoder", minilm, "--base", base, "--records", data, "--out", run, "--batch", "2", "--steps", "3"}, flags...)
@@ -313,6 +313,9 @@ func TestFitByRecipe(t *testing.T) {
 			t.Fatal(err)
 		}
 		c := r.Config
+		if want := map[string]string{"basis": "ayes maybe noes perhaps", "tokens": "noes maybe ayes"}[recipe]; strings.Join(r.DataSets, " ") != want {
+			t.Errorf("recipe %s: data sets %q, want %q", recipe, r.DataSets, want)
+		}
 		if recipe == "basis" && (c.Decoder.Rank() != 1 || c.Texts != 3 || c.Length != 64 || c.BasisNoise != 0.5 || c.BasisRate != 0.02 || !c.LeaveOut || c.Steps != 3 || c.Loss != fit.LossTask) ||
 			recipe == "tokens" && (c.Decoder.Rank() != 0 || c.Texts != 16 || c.Length != 32 || c.JointShare != 0.25 || c.TokenDrop != 0.3 || c.Steps != 3 || c.Loss != fit.LossBoth || c.Task.Share != 2) {
 			t.Errorf("recipe %s: %+v", recipe, c)
@@ -337,6 +340,7 @@ func TestFitByRecipe(t *testing.T) {
 		{1, []string{"4 directions, but 4 data sets differ in 3"}, []string{"--recipe", "basis", "--directions", "4"}},
 		{2, []string{"--base and --records go with --loss"}, []string{"--recipe", "basis", "--loss", "weights"}},
 		{1, []string{"0 texts"}, []string{"--recipe", "basis", "--texts", "0"}},
+		{2, []string{"--sets and --grid"}, []string{"--recipe", "basis", "--sets", "ayes", "--grid", layout}},
 	} {
 		clitest.Fails(t, c.code, c.words, append(slices.Clone(args), c.args...)...)
 	}

@@ -18,6 +18,7 @@ func fitGenerator(flags *pflag.FlagSet) cli.Run {
 	c := fit.Defaults()
 	data := flags.String("data", "", "folder that collect wrote")
 	sets := flags.StringSlice("sets", nil, "data sets in it to fit on (default: all)")
+	grid := flags.String("grid", "", "JSON file whose list \"train\" names the data sets to fit on")
 	joint := flags.String("joint", "", "folder of the LoRA that collect --joint tuned on all data sets: each adapter becomes an average of it and what is generated")
 	field := flags.String("field", "", "key of a record's prompt (default: prompt)")
 	arch := addArchitectureFlags(flags)
@@ -51,7 +52,11 @@ func fitGenerator(flags *pflag.FlagSet) cli.Run {
 	task := addTaskFlags(flags)
 	dry := addPlanFlags(flags)
 	return func(ctx context.Context, e *cli.Env, _ []string) error {
-		from := source{data: *data, sets: *sets, encoder: *encoderDir, joint: *joint != ""}
+		names, err := wanted(*sets, *grid)
+		if err != nil {
+			return err
+		}
+		from := source{data: *data, sets: names, encoder: *encoderDir, joint: *joint != ""}
 		if err := arch.configure(e, &c, from); err != nil {
 			return err
 		}
@@ -91,7 +96,7 @@ func fitGenerator(flags *pflag.FlagSet) cli.Run {
 		if errText == nil {
 			defer text.Close()
 		}
-		d, errData := fit.OpenData(*data, *sets, *field, c.Tiling)
+		d, errData := fit.OpenData(*data, names, *field, c.Tiling)
 		if *joint != "" && d != nil {
 			errData = errors.Join(errData, d.SetJoint(*joint))
 		}
