@@ -10,7 +10,6 @@ import (
 	"github.com/drag-and-drop-lora/dnd/gpu"
 	"github.com/drag-and-drop-lora/dnd/graph/generator"
 	"github.com/drag-and-drop-lora/dnd/graph/lora"
-	"github.com/drag-and-drop-lora/dnd/graph/text"
 	"github.com/drag-and-drop-lora/dnd/internal/madeup"
 )
 
@@ -38,29 +37,8 @@ func Example() {
 		log.Fatal(err)
 	}
 	defer p.Close()
-	tokenizer, err := p.Tokenizer()
-	if err != nil {
-		log.Fatal(err)
-	}
 
-	texts, _ := text.Draw([]string{"Name a colour.", "Name a number."}, p.Manifest.Condition.Texts, 0, 0)
-	batch, err := tokenizer.Encode(texts, p.Manifest.Condition.Length)
-	if err != nil {
-		log.Fatal(err)
-	}
-	condition, err := runner.Encode(ctx, p, batch, nil)
-	if err != nil {
-		log.Fatal(err)
-	}
-	nearest, err := p.Manifest.Nearest(condition, batch.Mask)
-	if err != nil {
-		log.Fatal(err)
-	}
-	tokens, err := runner.Decode(ctx, p, condition, 1, nil)
-	if err != nil {
-		log.Fatal(err)
-	}
-	adapter, err := generator.Finish(&p.Manifest, tokens, nearest)
+	adapter, _, err := generator.Generate(ctx, p, runner, []string{"Name a colour.", "Name a number."}, 0, 0, nil)
 	if err != nil {
 		log.Fatal(err)
 	}

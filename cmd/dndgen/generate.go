@@ -17,7 +17,6 @@ import (
 	"github.com/drag-and-drop-lora/dnd/cmd/internal/backends"
 	"github.com/drag-and-drop-lora/dnd/cmd/internal/cli"
 	"github.com/drag-and-drop-lora/dnd/cmd/internal/generators"
-	"github.com/drag-and-drop-lora/dnd/graph"
 	"github.com/drag-and-drop-lora/dnd/graph/atomicfile"
 	"github.com/drag-and-drop-lora/dnd/graph/generator"
 	"github.com/drag-and-drop-lora/dnd/graph/lora"
@@ -338,53 +337,30 @@ func warnFar(e *cli.Env, prompts string, n *generator.Nearest) {
 }
 
 // inProcess makes adapters with this program's own packages.
-type inProcess struct {
-	runner    generator.Runner
-	tokenizer *text.Tokenizer
-}
+type inProcess struct{ runner generator.Runner }
 
 func openNative(e *cli.Env, p *generator.Package, b *backendFlags) (*inProcess, error) {
-	tokenizer, err := p.Tokenizer()
-	if err != nil {
+	if _, err := p.Tokenizer(); err != nil {
 		return nil, err
 	}
 	r, err := b.open(e)
 	if err != nil {
 		return nil, err
 	}
-	return &inProcess{r, tokenizer}, nil
+	return &inProcess{r}, nil
 }
 
 func (n *inProcess) adapter(ctx context.Context, g *generation, index int) (made, error) {
 	m := &g.p.Manifest
 	texts, _ := text.Draw(g.prompts, m.Condition.Texts, g.options.Provenance.Seed, index)
-	batch, err := n.tokenizer.Encode(texts, m.Condition.Length)
-	if err != nil {
-		return made{}, err
-	}
-	var values []float32
-	err = g.watch.time("encode", func(report func(graph.Progress)) (err error) {
-		values, err = n.runner.Encode(ctx, g.p, batch, report)
-		return err
-	})
-	if err != nil {
-		return made{}, err
-	}
-	nearest, err := m.Nearest(values, batch.Mask)
-	if err != nil {
-		return made{}, err
-	}
-	err = g.watch.time("decode", func(report func(graph.Progress)) (err error) {
-		values, err = n.runner.Decode(ctx, g.p, values, 1, report)
-		return err
-	})
+	tokens, nearest, err := generator.WeightTokens(ctx, g.p, n.runner, texts, g.watch.time)
 	if err != nil {
 		return made{}, err
 	}
 	begin := time.Now()
 	o := g.options
 	o.Provenance.Draw = index
-	a, err := finish(m, values, nearest, o)
+	a, err := finish(m, tokens, nearest, o)
 	g.watch.add("finish", time.Since(begin))
 	return a, err
 }

@@ -33,7 +33,6 @@ type manyTasks struct {
 	watch      stopwatch
 	p          *generator.Package
 	runner     generator.Runner
-	tokenizer  *text.Tokenizer
 	result     generatedMany
 	conditions []float32 // of the tasks that are decoded next
 }
@@ -197,7 +196,7 @@ func (m *manyTasks) generate(ctx context.Context, todo []*taskResult) error {
 		return err
 	}
 	defer native.runner.Close()
-	m.runner, m.tokenizer = native.runner, native.tokenizer
+	m.runner = native.runner
 	m.result.Backend, m.result.Device = m.runner.Name(), m.runner.Device()
 	batch := m.batch
 	if batch == 0 {
@@ -256,11 +255,15 @@ func goodBatch(macs, activations int64) int {
 // of what no other task can do without.
 func (m *manyTasks) group(ctx context.Context, group []*taskResult, batch int) error {
 	manifest := &m.p.Manifest
+	tokenizer, err := m.p.Tokenizer()
+	if err != nil {
+		return err
+	}
 	m.conditions = m.conditions[:0]
 	var tasks []*taskResult
 	for _, t := range group {
 		texts, _ := text.Draw(t.prompts, manifest.Condition.Texts, t.options.Provenance.Seed, 0)
-		tokens, err := m.tokenizer.Encode(texts, manifest.Condition.Length)
+		tokens, err := tokenizer.Encode(texts, manifest.Condition.Length)
 		if err != nil {
 			m.failed(t, err)
 			continue

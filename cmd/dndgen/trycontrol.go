@@ -9,7 +9,6 @@ import (
 	"github.com/drag-and-drop-lora/dnd/cmd/internal/backends"
 	"github.com/drag-and-drop-lora/dnd/cmd/internal/cli"
 	"github.com/drag-and-drop-lora/dnd/cmd/internal/generators"
-	"github.com/drag-and-drop-lora/dnd/graph"
 	"github.com/drag-and-drop-lora/dnd/graph/decoder"
 	"github.com/drag-and-drop-lora/dnd/graph/generator"
 	"github.com/drag-and-drop-lora/dnd/graph/lora"
@@ -161,51 +160,25 @@ func meanAdapter(p *generator.Package) (*lora.Adapter, error) {
 
 // maker makes adapters of texts, on a backend that it opens when the first is asked for.
 type maker struct {
-	e         *cli.Env
-	p         *generator.Package
-	device    int
-	runner    generator.Runner
-	tokenizer *text.Tokenizer
+	e      *cli.Env
+	p      *generator.Package
+	device int
+	runner generator.Runner
 }
 
 func (m *maker) make(ctx context.Context, texts []string) (a *lora.Adapter, err error) {
 	if m.runner == nil {
-		if m.tokenizer, err = m.p.Tokenizer(); err != nil {
-			return nil, err
-		}
 		b := &backendFlags{backends.Options{Backend: backends.Auto, Device: m.device, Weights: "f32"}}
 		if m.runner, err = b.open(m.e); err != nil {
 			return nil, err
 		}
 	}
-	batch, err := m.tokenizer.Encode(texts, m.p.Manifest.Condition.Length)
+	watch := stopwatch{e: m.e}
+	tokens, nearest, err := generator.WeightTokens(ctx, m.p, m.runner, texts, watch.time)
 	if err != nil {
 		return nil, err
 	}
-	watch := stopwatch{e: m.e}
-	var values []float32
-	var nearest *generator.Nearest
-	for _, s := range []struct {
-		name string
-		run  func(report func(graph.Progress)) error
-	}{
-		{"encode", func(report func(graph.Progress)) (err error) {
-			if values, err = m.runner.Encode(ctx, m.p, batch, report); err != nil {
-				return err
-			}
-			nearest, err = m.p.Manifest.Nearest(values, batch.Mask)
-			return err
-		}},
-		{"decode", func(report func(graph.Progress)) (err error) {
-			values, err = m.runner.Decode(ctx, m.p, values, 1, report)
-			return err
-		}},
-	} {
-		if err := watch.time(s.name, s.run); err != nil {
-			return nil, err
-		}
-	}
-	return generator.Finish(&m.p.Manifest, values, nearest)
+	return generator.Finish(&m.p.Manifest, tokens, nearest)
 }
 
 func (m *maker) close() {

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/drag-and-drop-lora/dnd/graph/encoder"
 	"github.com/drag-and-drop-lora/dnd/graph/safetensors"
@@ -28,6 +29,12 @@ type Package struct {
 	decoder *tensorSet
 	encoder *tensorSet // nil without encoder
 	made    hashed     // in their place, in a package without files
+
+	tokenizer struct {
+		sync.Once
+		t   *text.Tokenizer
+		err error
+	}
 }
 
 // Open opens a package and checks all but its contents: the manifest, the files' sizes,
@@ -155,8 +162,13 @@ func (p *Package) encoderFile(name string) string {
 // maxVocabulary bounds vocab.txt and tokenizer.json.
 const maxVocabulary = 64 << 20
 
-// Tokenizer reads the encoder's tokenizer: tokenizer.json, or else vocab.txt.
+// Tokenizer is the encoder's tokenizer: tokenizer.json, or else vocab.txt, read once.
 func (p *Package) Tokenizer() (*text.Tokenizer, error) {
+	p.tokenizer.Do(func() { p.tokenizer.t, p.tokenizer.err = p.readTokenizer() })
+	return p.tokenizer.t, p.tokenizer.err
+}
+
+func (p *Package) readTokenizer() (*text.Tokenizer, error) {
 	if p.Manifest.Encoder == nil {
 		return nil, p.Manifest.Complete()
 	}

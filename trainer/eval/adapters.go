@@ -66,9 +66,9 @@ func (e *evaluation) adapter(ctx context.Context, k cell, t *Task) (*lora.Adapte
 	case Foreign:
 		i := slices.IndexFunc(e.in.Tasks, func(x Task) bool { return x.Name == t.Name })
 		other := &e.in.Tasks[(i+len(e.in.Tasks)-1)%len(e.in.Tasks)]
-		return Generate(ctx, e.in.Package, e.in.Runner, other.prompts(), e.c.Seed)
+		return e.generated(ctx, other.prompts(), 0)
 	case Shuffled:
-		return Generate(ctx, e.in.Package, e.in.Runner, e.mixture(t), e.c.Seed)
+		return e.generated(ctx, e.mixture(t), 0)
 	case Generated:
 		return e.generated(ctx, t.prompts(), draw)
 	}
@@ -300,29 +300,9 @@ func encode(ctx context.Context, p *generator.Package, r generator.Runner, promp
 	return condition, batch, err
 }
 
-// Generate makes the adapter of a task from its prompts, as `dndgen generate` does.
-func Generate(ctx context.Context, p *generator.Package, r generator.Runner, prompts []string, seed int64) (*lora.Adapter, error) {
-	return generate(ctx, p, r, prompts, seed, 0)
-}
-
 func (e *evaluation) generated(ctx context.Context, prompts []string, draw int) (*lora.Adapter, error) {
-	return generate(ctx, e.in.Package, e.in.Runner, prompts, e.c.Seed, draw)
-}
-
-func generate(ctx context.Context, p *generator.Package, r generator.Runner, prompts []string, seed int64, draw int) (*lora.Adapter, error) {
-	condition, batch, err := encode(ctx, p, r, prompts, seed, draw)
-	if err != nil {
-		return nil, err
-	}
-	nearest, err := p.Manifest.Nearest(condition, batch.Mask)
-	if err != nil {
-		return nil, err
-	}
-	tokens, err := r.Decode(ctx, p, condition, 1, nil)
-	if err != nil {
-		return nil, err
-	}
-	return generator.Finish(&p.Manifest, tokens, nearest)
+	a, _, err := generator.Generate(ctx, e.in.Package, e.in.Runner, prompts, e.c.Seed, draw, nil)
+	return a, err
 }
 
 // sameTargets is the first difference of two lists of modules.

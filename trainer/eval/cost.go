@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/drag-and-drop-lora/dnd/graph/generator"
 	"github.com/drag-and-drop-lora/dnd/trainer/collect"
 	"github.com/drag-and-drop-lora/dnd/trainer/lm"
 )
@@ -47,7 +48,7 @@ func MeasureCost(ctx context.Context, in Inputs, t Task, c collect.Config, recor
 	k := &Cost{Task: t.Name, Device: device}
 	for range 2 { // the first time compiles and reads the generator
 		began := time.Now()
-		a, err := Generate(ctx, in.Package, in.Runner, t.prompts(), seed)
+		a, _, err := generator.Generate(ctx, in.Package, in.Runner, t.prompts(), seed, 0, nil)
 		if err != nil {
 			return nil, err
 		}

@@ -52,8 +52,7 @@ type Engine struct {
 
 type loaded struct {
 	*generator.Package
-	tokenizer *text.Tokenizer
-	plan      [sha256.Size]byte // generator.Kept's, once Load has ended
+	plan [sha256.Size]byte // generator.Kept's, once Load has ended
 }
 
 // ErrNotReady is Generate's error before Load has ended.
@@ -79,11 +78,10 @@ func New(o Options) (*Engine, error) {
 		if _, err := e.find(p.Manifest.Name); err == nil {
 			return nil, fmt.Errorf("%s: another generator is named %s, too: requests could not tell them apart", p.Dir, p.Manifest.Name)
 		}
-		t, err := p.Tokenizer()
-		if err != nil {
+		if _, err := p.Tokenizer(); err != nil {
 			return nil, err
 		}
-		e.generators = append(e.generators, loaded{Package: p, tokenizer: t})
+		e.generators = append(e.generators, loaded{Package: p})
 	}
 	return e, nil
 }
@@ -289,28 +287,15 @@ func (e *Engine) generate(ctx context.Context, r Request, report func(graph.Prog
 	}
 	texts, cycled := text.Draw(r.Prompts, m.Condition.Texts, r.Seed, r.Draw)
 	a.Report.Cycled = cycled
-	var batch text.Batch
-	var values []float32
-	if err := timed("encode", func() (err error) {
-		if batch, err = g.tokenizer.Encode(texts, m.Condition.Length); err != nil {
-			return err
-		}
-		values, err = e.options.Runner.Encode(ctx, g.Package, batch, report)
-		return err
-	}); err != nil {
+	tokens, nearest, err := generator.WeightTokens(ctx, g.Package, e.options.Runner, texts, func(stage string, run func(func(graph.Progress)) error) error {
+		return timed(stage, func() error { return run(report) })
+	})
+	if err != nil {
 		return nil, err
 	}
-	if a.Report.Nearest, err = m.Nearest(values, batch.Mask); err != nil {
-		return nil, err
-	}
-	if err := timed("decode", func() (err error) {
-		values, err = e.options.Runner.Decode(ctx, g.Package, values, 1, report)
-		return err
-	}); err != nil {
-		return nil, err
-	}
+	a.Report.Nearest = nearest
 	return a, timed("finish", func() error {
-		adapter, err := generator.Finish(m, values, a.Report.Nearest)
+		adapter, err := generator.Finish(m, tokens, nearest)
 		if err != nil {
 			return err
 		}
