@@ -127,7 +127,7 @@ func fitGenerator(flags *pflag.FlagSet) cli.Run {
 		return e.Result(result, func(w io.Writer) {
 			fmt.Fprintf(w, "%s: %d steps, loss %.6f\n", *out, result.Steps, result.Loss)
 			if len(result.Spreads) > 0 {
-				fmt.Fprintf(w, "the data sets' conditions lie %.2f apart, of which the basis has the first %d\n", result.Spreads, c.Decoder.Rank())
+				fmt.Fprintf(w, "the data sets' conditions lie %.2f apart, of which the basis has the first %d; they drop most after %d\n", result.Spreads, c.Decoder.Rank(), result.Directions)
 			}
 		})
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/drag-and-drop-lora/dnd/graph/atomicfile"
 	"github.com/drag-and-drop-lora/dnd/graph/generator"
 	"github.com/drag-and-drop-lora/dnd/trainer/backend"
+	"github.com/drag-and-drop-lora/dnd/trainer/linear"
 )
 
 // Progress is how far a run is.
@@ -31,6 +32,8 @@ type Result struct {
 	// Spreads are, with Config.LinearStart, how far the data sets' conditions lie apart in each of
 	// their principal directions, of the first: a basis should have as many as there are before they drop.
 	Spreads []float32 `json:"condition_spreads,omitempty"`
+	// Directions is how many there are before they drop most.
+	Directions int `json:"condition_directions,omitempty"`
 }
 
 // Resources are what a run computes with: they do not change its result but for rounding.
@@ -169,6 +172,7 @@ func (r *folder) result() *Result {
 	out := &Result{Steps: r.step, Loss: r.curve.smooth()}
 	if r.standard != nil && r.standard.start != nil {
 		out.Spreads = r.standard.start.spreads
+		out.Directions = linear.Drop(out.Spreads)
 	}
 	return out
 }

@@ -47,6 +47,24 @@ func TestNearest(t *testing.T) {
 	}
 }
 
+// Spreads drop after those that are more than accident: of the shipped generator's tasks, after nine.
+func TestDrop(t *testing.T) {
+	for _, x := range []struct {
+		spreads []float32
+		want    int
+	}{
+		{[]float32{1, .91, .85, .72, .63, .58, .53, .47, .38, .12, .11, .09, .09, .08, .08, .07, .06, .05, .05, .04, .04}, 9},
+		{[]float32{1, 0.48, 0.17}, 2},
+		{[]float32{1, 0.5, 1e-4, 1e-7}, 2},
+		{[]float32{1}, 1},
+		{[]float32{1, 0}, 1},
+	} {
+		if got := linear.Drop(x.spreads); got != x.want {
+			t.Errorf("%v drop after %d, want %d", x.spreads, got, x.want)
+		}
+	}
+}
+
 // Rows of two directions are found again in a basis of two, by coordinates of mean square 1; in
 // one, what is left is what the other direction holds.
 func TestPrincipal(t *testing.T) {

@@ -49,6 +49,21 @@ func Principal(rows [][]float32, rank int) (coordinates [][]float64, spreads []f
 	return coordinates, spreads, nil
 }
 
+// noSpread is the share of the first spread below which one is next to nothing, and a drop to it none.
+const noSpread = 0.01
+
+// Drop is how many directions there are before spreads (Principal's) drop most, from one to the next: as
+// many as rows differ in by more than accident, if that is clear at all.
+func Drop(spreads []float32) int {
+	at, most := len(spreads), float32(0)
+	for i := 1; i < len(spreads); i++ {
+		if ratio := max(spreads[i-1], noSpread) / max(spreads[i], noSpread); ratio > most {
+			at, most = i, ratio
+		}
+	}
+	return at
+}
+
 // Span is the basis in which rows stand by coordinates of Principal: of the rows' columns one
 // after another, a value for each direction. A row's sum of the directions times its coordinates
 // is its least-squares prediction, the row itself as nearly as so many directions allow if the
