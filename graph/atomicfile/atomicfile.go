@@ -9,8 +9,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 )
 
 // Write makes path from what fill writes. On any error, nothing is left behind and a
@@ -55,6 +57,17 @@ func Write(path string, fill func(w io.Writer) error) (err error) {
 		return fmt.Errorf("write %s: %w", path, err)
 	}
 	return pending.rename(f.Name(), path)
+}
+
+// Files makes files of the folder dir by Write, by their names, in the order of these. Each appears
+// whole or not at all; an error stops at its file.
+func Files(dir string, fills map[string]func(w io.Writer) error) error {
+	for _, name := range slices.Sorted(maps.Keys(fills)) {
+		if err := Write(filepath.Join(dir, name), fills[name]); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // JSON is a fill of Write: v as indented JSON that ends with a line.

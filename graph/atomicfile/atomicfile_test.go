@@ -127,3 +127,24 @@ func TestPutAside(t *testing.T) {
 		t.Errorf("%v, %v", err, names(t, path))
 	}
 }
+
+// Files come in the order of their names; one that fails is not there, nor are those after it.
+func TestFiles(t *testing.T) {
+	dir := t.TempDir()
+	text := func(s string) func(io.Writer) error {
+		return func(w io.Writer) error {
+			_, err := io.WriteString(w, s)
+			return err
+		}
+	}
+	if err := atomicfile.Files(dir, map[string]func(io.Writer) error{"b.md": text("b"), "a.json": atomicfile.JSON(1)}); err != nil {
+		t.Fatal(err)
+	}
+	if got := names(t, dir); !slices.Equal(got, []string{"a.json", "b.md"}) {
+		t.Errorf("files %q", got)
+	}
+	err := atomicfile.Files(dir, map[string]func(io.Writer) error{"c": text("c"), "d": func(io.Writer) error { return errFill }, "e": text("e")})
+	if got := names(t, dir); !errors.Is(err, errFill) || !slices.Equal(got, []string{"a.json", "b.md", "c"}) {
+		t.Errorf("files %q after %v", got, err)
+	}
+}

@@ -3,7 +3,6 @@ package eval
 import (
 	"fmt"
 	"io"
-	"path/filepath"
 	"strings"
 
 	"github.com/drag-and-drop-lora/dnd/graph/atomicfile"
@@ -256,14 +255,5 @@ func (r *Result) Markdown(w io.Writer) error {
 
 // Write writes result.json, result.md and result.png to a folder.
 func (r *Result) Write(dir string) error {
-	for name, write := range map[string]func(io.Writer) error{
-		"result.md":   r.Markdown,
-		"result.png":  r.Plot,
-		"result.json": atomicfile.JSON(r),
-	} {
-		if err := atomicfile.Write(filepath.Join(dir, name), write); err != nil {
-			return err
-		}
-	}
-	return nil
+	return atomicfile.Files(dir, map[string]func(io.Writer) error{"result.json": atomicfile.JSON(r), "result.md": r.Markdown, "result.png": r.Plot})
 }

@@ -3,7 +3,6 @@ package experiment
 import (
 	"fmt"
 	"io"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -114,10 +113,7 @@ type SeedResult struct {
 
 // write writes result.json and result.md.
 func (r *Result) write(dir string) error {
-	if err := atomicfile.Write(filepath.Join(dir, "result.json"), atomicfile.JSON(r)); err != nil {
-		return err
-	}
-	return atomicfile.Write(filepath.Join(dir, "result.md"), r.Markdown)
+	return atomicfile.Files(dir, map[string]func(io.Writer) error{"result.json": atomicfile.JSON(r), "result.md": r.Markdown})
 }
 
 // Markdown writes the table over all splits, each split's tables, and exact match and

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"path/filepath"
 	"slices"
 
 	"github.com/drag-and-drop-lora/dnd/graph/atomicfile"
@@ -101,17 +100,12 @@ func Ablate(ctx context.Context, c Config, names []string, encoderDir, out strin
 		if report != nil {
 			report(Progress{Stage: x.name, Note: fmt.Sprintf("exact match %.3f, in unseen wording %.3f, %.2f nats", a.Exact.Value, a.Unseen.Value, a.NLL.Value)})
 		}
-		for _, f := range []struct {
-			name string
-			fill func(io.Writer) error
-		}{
-			{"ablations.json", atomicfile.JSON(map[string]any{"device": b.Device, "config": c, "ablations": list})},
-			{"ablations.md", func(w io.Writer) error { return AblationTable(w, list) }},
-			{"ablations.png", func(w io.Writer) error { return plotSizes(w, list) }},
-		} {
-			if err := atomicfile.Write(filepath.Join(out, f.name), f.fill); err != nil {
-				return nil, err
-			}
+		if err := atomicfile.Files(out, map[string]func(io.Writer) error{
+			"ablations.json": atomicfile.JSON(map[string]any{"device": b.Device, "config": c, "ablations": list}),
+			"ablations.md":   func(w io.Writer) error { return AblationTable(w, list) },
+			"ablations.png":  func(w io.Writer) error { return plotSizes(w, list) },
+		}); err != nil {
+			return nil, err
 		}
 	}
 	return list, nil

@@ -111,19 +111,7 @@ func stagesDir(out string) string { return filepath.Join(out, "stages") }
 
 // write writes result.json, result.md and result.png.
 func (r *Result) write(out string) error {
-	for _, f := range []struct {
-		name string
-		fill func(io.Writer) error
-	}{
-		{"result.json", atomicfile.JSON(r)},
-		{"result.md", r.Markdown},
-		{"result.png", r.plot},
-	} {
-		if err := atomicfile.Write(filepath.Join(out, f.name), f.fill); err != nil {
-			return err
-		}
-	}
-	return nil
+	return atomicfile.Files(out, map[string]func(io.Writer) error{"result.json": atomicfile.JSON(r), "result.md": r.Markdown, "result.png": r.plot})
 }
 
 // Markdown writes a table a condition.
