@@ -31,7 +31,7 @@ func evaluate(flags *pflag.FlagSet) cli.Run {
 	data := flags.String("data", "", "with --grid: folder with the tasks' records, train/NAME.json and test/NAME.json")
 	collected := flags.String("collected", "", "with --grid: folder that collect wrote, with the LoRAs of the training tasks and, where they are there, of the held-out ones")
 	joint := flags.String("joint", "", "with --grid: folder of one LoRA that collect --joint tuned on all training tasks")
-	out := flags.String("out", "", "folder for result.json, result.md and result.png, and for the scores as they come: an evaluation that was stopped goes on, and takes more methods and draws")
+	out := flags.String("out", "", "folder for result.json, result.md and result.png, and for the scores as they come: an evaluation that was stopped goes on, and takes more methods, draws and rivals")
 	cost := flags.String("cost", "", "with --grid: held-out task to tune until it is as good as the generated adapter, and to compare the seconds of")
 	flags.IntVar(&c.Records, "count", c.Records, "records of each task to score, the first ones of the file (0: all)")
 	flags.IntVar(&c.Cross, "cross-count", c.Cross, "records of each task to score every training LoRA on")

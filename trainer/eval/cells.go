@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"math"
 	"os"
 	"path/filepath"
@@ -168,13 +169,24 @@ const (
 	cellsName  = "cells.jsonl"
 )
 
-// record identifies what a cell depends on: inputs and configuration, but neither what other methods
+// record identifies what cells depend on: inputs and configuration, but neither what other methods
 // are scored nor how many draws, so that a run may go on with more of both.
-func (e *evaluation) record() string {
+type record struct {
+	Inputs string `json:"inputs"` // SHA-256 of what every method may depend on
+	// Rivals are those of the LoRAs that their own rows alone depend on, by "own-task LoRA of TASK" and
+	// "joint LoRA": more may come.
+	Rivals map[string]string `json:"rivals"`
+}
+
+func (e *evaluation) record() record {
 	h := sha256.New()
 	write := func(v any) {
 		raw, _ := json.Marshal(v) // of strings and numbers
 		h.Write(raw)
+	}
+	collected := func(t *Trained) []byte {
+		raw, _ := os.ReadFile(filepath.Join(t.Dir, "collect.json"))
+		return raw
 	}
 	c := *e.c
 	c.Methods, c.Draws = nil, 0
@@ -183,49 +195,67 @@ func (e *evaluation) record() string {
 	write(e.in.Model.Config)
 	write(e.in.Tasks)
 	write(e.in.Validation)
-	for _, t := range e.trained() {
+	for i := range e.in.Training {
+		t := &e.in.Training[i]
 		write(t.Name)
-		raw, _ := os.ReadFile(filepath.Join(t.Dir, "collect.json"))
-		h.Write(raw)
+		h.Write(collected(t))
 	}
-	return hex.EncodeToString(h.Sum(nil))
+	r := record{hex.EncodeToString(h.Sum(nil)), map[string]string{}}
+	rival := func(name string, t *Trained) {
+		sum := sha256.Sum256(collected(t))
+		r.Rivals[name] = hex.EncodeToString(sum[:])
+	}
+	for i := range e.in.Own {
+		rival(Own+" of "+e.in.Own[i].Name, &e.in.Own[i])
+	}
+	if e.in.Joint != nil {
+		rival(Joint, e.in.Joint)
+	}
+	return r
 }
 
-// openCells opens a run's folder. What a killed run wrote half is cut off.
-func openCells(dir, record string) (*cells, error) {
-	s := &cells{list: map[string]cell{}}
-	if dir == "" {
-		return s, nil
-	}
+// keep holds a folder to the record of its run, and adds the rivals that are new.
+func (r record) keep(dir string) error {
 	path := filepath.Join(dir, recordName)
-	var there struct {
-		Inputs string `json:"inputs"`
-	}
+	there := record{Inputs: r.Inputs, Rivals: map[string]string{}}
 	raw, err := os.ReadFile(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		if err := os.MkdirAll(dir, 0o755); err != nil {
-			return nil, err
-		}
-		there.Inputs = record
-		if raw, err = json.Marshal(there); err != nil {
-			return nil, err
-		}
-		if err := atomicfile.Write(path, func(w io.Writer) error { _, err := w.Write(append(raw, '\n')); return err }); err != nil {
-			return nil, err
+			return err
 		}
 	case err != nil:
-		return nil, err
+		return err
 	default:
 		if err := json.Unmarshal(raw, &there); err != nil {
-			return nil, fmt.Errorf("%s: %w", path, err)
-		}
-		if there.Inputs != record {
-			return nil, fmt.Errorf("eval: %s holds a run of other inputs or another configuration: choose another folder, or remove it", dir)
+			return fmt.Errorf("%s: %w", path, err)
 		}
 	}
-	path = filepath.Join(dir, cellsName)
-	if raw, err = os.ReadFile(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	other := there.Inputs != r.Inputs || there.Rivals == nil // nil in a run of before they were told apart
+	for name, sum := range r.Rivals {
+		if have, ok := there.Rivals[name]; ok && have != sum {
+			other = true
+		}
+	}
+	if other {
+		return fmt.Errorf("eval: %s holds a run of other inputs or another configuration: choose another folder, or remove it", dir)
+	}
+	maps.Copy(there.Rivals, r.Rivals)
+	return atomicfile.Write(path, atomicfile.JSON(there))
+}
+
+// openCells opens a run's folder. What a killed run wrote half is cut off.
+func openCells(dir string, r record) (*cells, error) {
+	s := &cells{list: map[string]cell{}}
+	if dir == "" {
+		return s, nil
+	}
+	if err := r.keep(dir); err != nil {
+		return nil, err
+	}
+	path := filepath.Join(dir, cellsName)
+	raw, err := os.ReadFile(path)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
 	whole := raw[:bytes.LastIndexByte(raw, '\n')+1]

@@ -257,12 +257,12 @@ func TestRun(t *testing.T) {
 		t.Error("a cost of a task that was trained")
 	}
 	refused(t, p.Eval, *in)
-	// One that has a method and a draw goes on with more of both, and comes to the same.
-	grown := filepath.Join(dir, "grown")
-	for draws, methods := range [][]string{{eval.Generated}, {eval.Base, eval.Generated}} {
+	// One that has a method and a draw goes on with more of both, and a rival, and comes to the same.
+	grown, with := filepath.Join(dir, "grown"), *in
+	for draws, methods := range [][]string{{eval.Generated}, {eval.Base, eval.Joint, eval.Generated}} {
 		c := p.Eval
 		c.Methods, c.Draws = methods, draws+1
-		x, err := eval.Run(t.Context(), c, *in, grown, nil)
+		x, err := eval.Run(t.Context(), c, with, grown, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -271,6 +271,11 @@ func TestRun(t *testing.T) {
 				t.Errorf("%s, with more methods and draws %+v, at once %+v", m, have, want)
 			}
 		}
+		with.Joint = &eval.Trained{Name: "joint", Dir: filepath.Join(whole, "one", "joint", "joint")}
+	}
+	with.Joint.Dir = filepath.Join(whole, "collected", "a-y")
+	if _, err := eval.Run(t.Context(), p.Eval, with, grown, nil); err == nil || !strings.Contains(err.Error(), "another configuration") {
+		t.Errorf("another joint LoRA in the same folder: %v", err)
 	}
 	c := p.Eval
 	c.Records = 2
