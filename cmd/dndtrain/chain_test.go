@@ -189,7 +189,7 @@ func TestCollectFitExport(t *testing.T) {
 	clitest.Fails(t, 1, []string{started, "another configuration"}, append(collect, "--out", started)...)
 
 	clitest.OK(t, "export", "--quiet", "--run", run, "--encoder", minilm, "--name", "tiny", "--out", out, "--weights", "f16",
-		"--base-model", "example/tiny", "--architecture", "llama", "--heads", "2", "--kv-heads", "1", "--held-out", "x,y", "--license", "MIT")
+		"--held-out", "x,y", "--license", "MIT")
 	if _, err := generator.Verify(t.Context(), out, nil); err != nil {
 		t.Error(err)
 	}
@@ -199,6 +199,9 @@ func TestCollectFitExport(t *testing.T) {
 	}
 	defer p.Close()
 	m := p.Manifest
+	if m.Base.Architecture != "llama" || m.Base.Heads != 2 || m.Base.KVHeads != 1 {
+		t.Errorf("base %+v, want what the collected LoRAs' was", m.Base)
+	}
 	if m.Base.Model != "example/tiny" || m.Provenance.Steps != 4 || strings.Join(m.Provenance.HeldOut, " ") != "x y" || strings.Join(m.Provenance.DataSets, " ") != "ayes noes" {
 		t.Errorf("manifest %+v", m)
 	}
@@ -215,10 +218,13 @@ func TestCollectFitExport(t *testing.T) {
 	// Matrices in blocks: the encoder's are of eight bits either way.
 	for weights, want := range map[string][2]string{"q8": {"F16 Q8", "F16 Q8"}, "q4": {"F16 Q4_1", "F16 Q8"}} {
 		small := filepath.Join(dir, weights)
-		clitest.OK(t, "export", "--quiet", "--run", run, "--encoder", minilm, "--name", "tiny", "--out", small, "--weights", weights, "--base-model", "example/tiny")
+		clitest.OK(t, "export", "--quiet", "--run", run, "--encoder", minilm, "--name", "tiny", "--out", small, "--weights", weights, "--base-model", "example/other", "--architecture", "qwen2", "--heads", "4", "--kv-heads", "2")
 		r, err := generator.Verify(t.Context(), small, nil)
 		if err != nil {
 			t.Fatal(err)
+		}
+		if q, err := generator.Open(small); err != nil || q.Manifest.Base.Architecture != "qwen2" || q.Manifest.Base.Heads != 4 || q.Manifest.Base.Model != "example/other" || q.Close() != nil {
+			t.Errorf("a base that flags described: %v", err)
 		}
 		if have := [2]string{strings.Trim(fmt.Sprint(r.Summary.Decoder.DTypes), "[]"), strings.Trim(fmt.Sprint(r.Summary.Encoder.DTypes), "[]")}; have != want {
 			t.Errorf("--weights %s stored decoder and encoder as %q, expected %q", weights, have, want)

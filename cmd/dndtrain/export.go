@@ -21,7 +21,7 @@ func exportGenerator(flags *pflag.FlagSet) cli.Run {
 	flags.StringVar(&o.EncoderID, "encoder-id", "", "its id on the Hugging Face hub (default: the folder's name)")
 	flags.StringVar(&o.Name, "name", "", "the generator's name")
 	flags.StringVar(&o.Model, "base-model", "", "Hugging Face id of the base model (default: as the checkpoints say)")
-	flags.StringVar(&o.Architecture, "architecture", "", "GGUF's name of its architecture: llama or qwen2; needed for adapters in GGUF")
+	flags.StringVar(&o.Architecture, "architecture", "", "GGUF's name of its architecture, llama or qwen2, which adapters in GGUF need (default: as collect noted)")
 	flags.IntVar(&o.Heads, "heads", 0, "its attention heads; with --architecture")
 	flags.IntVar(&o.KVHeads, "kv-heads", 0, "its key/value heads; with --architecture")
 	flags.StringSliceVar(&o.HeldOut, "held-out", nil, "data sets kept from training, for the record")

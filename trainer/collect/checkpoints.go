@@ -1,8 +1,10 @@
 package collect
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"sort"
@@ -58,4 +60,23 @@ func Last(dir string) (*lora.Adapter, string, error) {
 	path := paths[len(paths)-1]
 	a, err := ReadCheckpoint(config, path)
 	return a, path, err
+}
+
+// Complete fills in what the adapters in a data set's folder do not say of their base: its
+// architecture and attention heads, as they were noted when it was collected. A folder of before
+// that was noted, or that Run did not write, adds nothing.
+func Complete(dir string, b *lora.Base) error {
+	raw, err := os.ReadFile(filepath.Join(dir, runName))
+	if errors.Is(err, fs.ErrNotExist) || b.Architecture != "" {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	var r run
+	if err := json.Unmarshal(raw, &r); err != nil {
+		return fmt.Errorf("%s: %w", filepath.Join(dir, runName), err)
+	}
+	b.Architecture, b.Heads, b.KVHeads = r.Architecture, r.Heads, r.KVHeads
+	return b.Validate()
 }

@@ -217,8 +217,13 @@ func ExamplesOf(m *lm.Model, sets []*DataSet, maxTokens int, note func(string)) 
 
 // Record of a data set's run: collect.json.
 type run struct {
-	Config  Config    `json:"config"`
-	Base    string    `json:"base"`
+	Config Config `json:"config"`
+	Base   string `json:"base"`
+	// What a PEFT adapter does not say of its base, and one in GGUF has to.
+	Architecture string `json:"architecture,omitempty"`
+	Heads        int    `json:"heads,omitempty"`
+	KVHeads      int    `json:"kv_heads,omitempty"`
+
 	Data    string    `json:"data"` // SHA-256 of the data set's records
 	Used    int       `json:"examples"`
 	Dropped int       `json:"dropped"`
@@ -395,6 +400,7 @@ func one(ctx context.Context, c *Config, m *lm.Model, t *lm.Tuner, j *job, dir, 
 			return err
 		}
 	}
+	r.Architecture, r.Heads, r.KVHeads = m.Config.Architecture, m.Config.Heads, m.Config.KVHeads
 	before, kept := r.Seconds, time.Now()
 	for step, order := range c.Batches(len(examples)) {
 		if step < len(r.Loss) {

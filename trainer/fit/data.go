@@ -60,6 +60,9 @@ func OpenData(dir string, names []string, field string, tiling lora.Tiling) (*Da
 			}
 			if d.layout == nil {
 				d.Base = a.Base
+				if err := collect.Complete(filepath.Join(dir, name), &d.Base); err != nil {
+					all = append(all, fmt.Errorf("data set %s: %w", name, err))
+				}
 				if d.layout, err = lora.NewLayout(d.Base, tiling); err != nil {
 					return nil, err
 				}
