@@ -5,10 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
-	"path/filepath"
-	"slices"
-	"strings"
 
 	"github.com/spf13/pflag"
 
@@ -23,7 +19,7 @@ func collectCheckpoints(flags *pflag.FlagSet) cli.Run {
 	c := collect.Defaults()
 	base := flags.String("base", "", "base model: a GGUF file or a Hugging Face folder, of Llama or Qwen2 architecture")
 	model := flags.String("base-model", "", "base model's Hugging Face id, for the adapters' adapter_config.json (default: what its files say)")
-	data := flags.StringSlice("data", nil, "data sets: .json files with an array of prompt, response and, where the base is asked something else than the prompt, input; or folders of them")
+	data := flags.StringSlice("data", nil, "data sets: .json files with an array, or .jsonl with a line each, of prompt, response and, where the base is asked something else than the prompt, input; or folders of them")
 	sets := flags.StringSlice("sets", nil, "names of the data sets to take (default: all)")
 	grid := flags.String("grid", "", "JSON file whose list \"train\" names the data sets to take")
 	joint := flags.String("joint", "", "tune one LoRA of this name on the records of all data sets together: the rival of a generator (see eval)")
@@ -133,41 +129,9 @@ func wanted(sets []string, file string) ([]string, error) {
 // readSets reads the data sets of those names from files and folders, in the order of
 // the names if there are any.
 func readSets(places, names []string) ([]*collect.DataSet, error) {
-	var files []string
-	for _, place := range places {
-		st, err := os.Stat(place)
-		if err != nil {
-			return nil, err
-		}
-		if !st.IsDir() {
-			files = append(files, place)
-			continue
-		}
-		in, err := filepath.Glob(filepath.Join(place, "*.json"))
-		if err != nil {
-			return nil, err
-		}
-		files = append(files, in...)
-	}
-	name := func(path string) string { return strings.TrimSuffix(filepath.Base(path), filepath.Ext(path)) }
-	if len(names) > 0 {
-		var picked []string
-		var missing []error
-		for _, n := range names {
-			i := slices.IndexFunc(files, func(path string) bool { return name(path) == n })
-			if i < 0 {
-				missing = append(missing, fmt.Errorf("data set %s: no file %s.json in %s", n, n, strings.Join(places, ", ")))
-				continue
-			}
-			picked = append(picked, files[i])
-		}
-		if err := errors.Join(missing...); err != nil {
-			return nil, err
-		}
-		files = picked
-	}
-	if len(files) == 0 {
-		return nil, fmt.Errorf("no .json file in %s", strings.Join(places, ", "))
+	files, err := collect.Find(places, names)
+	if err != nil {
+		return nil, err
 	}
 	var list []*collect.DataSet
 	var all []error

@@ -36,7 +36,21 @@ func guideTasks(t *testing.T, dir string) {
 				item := fmt.Sprintf("%s %d", part, k)
 				records = append(records, map[string]string{"prompt": strings.Repeat("do "+name+" ", 1+i%3) + item, "input": item, "response": strings.Repeat(name, 1+i%4)})
 			}
-			save(filepath.Join(dir, part, name+".json"), records)
+			if name != "b" {
+				save(filepath.Join(dir, part, name+".json"), records)
+				continue
+			}
+			var lines strings.Builder // a record a line
+			for _, r := range records {
+				raw, err := json.Marshal(r)
+				if err != nil {
+					t.Fatal(err)
+				}
+				fmt.Fprintln(&lines, string(raw))
+			}
+			if err := os.WriteFile(filepath.Join(dir, part, name+".jsonl"), []byte(lines.String()), 0o644); err != nil {
+				t.Fatal(err)
+			}
 		}
 	}
 	save(filepath.Join(dir, "grid.json"), map[string][]string{"train": {"a", "b", "h", "i", "j"}, "validation": {"c", "d"}, "held_out": {"e", "f", "g"}})

@@ -25,7 +25,7 @@ func addTaskFlags(flags *pflag.FlagSet) *taskFlags {
 	flags.StringVar(&o.loss, "loss", fit.LossWeights, fit.LossWeights+" (mean square of weight tokens), "+fit.LossTask+
 		" (the base model's on answers, through the generated adapter) or "+fit.LossBoth+" (weights first, then task with a share of weights)")
 	flags.StringVar(&o.base, "base", "", "with --loss task or both: base model, a GGUF file or a Hugging Face folder")
-	flags.StringSliceVar(&o.records, "records", nil, "with --loss task or both: the data sets that collect read, .json files with prompt and response or folders of them")
+	flags.StringSliceVar(&o.records, "records", nil, "with --loss task or both: the data sets that collect read, files with prompt and response or folders of them")
 	flags.IntVar(&o.set.Records, "task-records", 0, "with --loss task or both: records of the data set that each pair of a step answers (default 4)")
 	flags.StringVar(&o.set.BaseDType, "base-dtype", lm.F32, "with --loss task or both: precision of the base model's products: "+lm.F32+" or "+lm.BF16)
 	flags.IntVar(&o.set.From, "task-from", 0, "with --loss both: steps with the loss on weights alone (default a fifth)")

@@ -17,7 +17,6 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 	"time"
 
@@ -99,80 +98,6 @@ func (c *Config) Validate() error {
 	check(c.DType == lm.F32 || c.DType == lm.BF16, "dtype is %q, expected %s or %s", c.DType, lm.F32, lm.BF16)
 	check((c.Start != "") == (c.start != nil), "start is %q, and a LoRA to start from is there: %v", c.Start, c.start != nil)
 	return errors.Join(all...)
-}
-
-// Record is one example of a data set. Prompt is what conditions are made of, and what the
-// base is asked, unless Input says that otherwise: then the adapter is to stand in for what
-// the prompt says beyond it.
-type Record struct {
-	System   string `json:"system,omitempty"`
-	Prompt   string `json:"prompt"`
-	Input    string `json:"input,omitempty"`
-	Response string `json:"response"`
-}
-
-// Question is what the base is asked.
-func (r Record) Question() string {
-	if r.Input != "" {
-		return r.Input
-	}
-	return r.Prompt
-}
-
-// DataSet is records under a name.
-type DataSet struct {
-	Name    string
-	Records []Record
-}
-
-// ReadDataSet reads a .json array of records; its name is the file's.
-func ReadDataSet(path string) (*DataSet, error) {
-	raw, err := os.ReadFile(path)
-	if err != nil {
-		return nil, err
-	}
-	d := &DataSet{Name: strings.TrimSuffix(filepath.Base(path), filepath.Ext(path))}
-	if err := json.Unmarshal(raw, &d.Records); err != nil {
-		return nil, fmt.Errorf("%s: expected an array of records with prompt and response: %w", path, err)
-	}
-	if len(d.Records) == 0 {
-		return nil, fmt.Errorf("%s: no record in it", path)
-	}
-	for i, r := range d.Records {
-		if strings.TrimSpace(r.Prompt) == "" || strings.TrimSpace(r.Response) == "" {
-			return nil, fmt.Errorf("%s: record %d: prompt or response is missing or empty", path, i+1)
-		}
-		if r.Input != "" && strings.TrimSpace(r.Input) == "" {
-			return nil, fmt.Errorf("%s: record %d: input is blank: leave it out where the base is asked the prompt", path, i+1)
-		}
-	}
-	return d, nil
-}
-
-// Join is one data set of all records, of each data set in turn.
-func Join(name string, sets []*DataSet) *DataSet {
-	d := &DataSet{Name: name}
-	for i := 0; ; i++ {
-		n := len(d.Records)
-		for _, s := range sets {
-			if i < len(s.Records) {
-				d.Records = append(d.Records, s.Records[i])
-			}
-		}
-		if len(d.Records) == n {
-			return d
-		}
-	}
-}
-
-// digest identifies the records.
-func (d *DataSet) digest() (string, error) {
-	raw, err := json.Marshal(d.Records)
-	if err != nil {
-		return "", err
-	}
-	sum := sha256.Sum256(raw)
-	return hex.EncodeToString(sum[:]), nil
 }
 
 // Examples tokenises records for a model; those of more than maxTokens are left out and

@@ -360,18 +360,24 @@ func TestDevices(t *testing.T) {
 }
 
 func TestReadDataSet(t *testing.T) {
-	for name, x := range map[string]struct{ text, want string }{
-		"good":        {`[{"prompt":"p","response":"r","system":"s"}]`, ""},
-		"empty":       {`[]`, "no record"},
-		"no array":    {`{"prompt":"p","response":"r"}`, "expected an array"},
-		"no JSON":     {`[{`, "expected an array"},
-		"no prompt":   {`[{"prompt":"p","response":"r"},{"response":"r"}]`, "record 2"},
-		"blank":       {`[{"prompt":"p","response":" "}]`, "record 1"},
-		"blank input": {`[{"prompt":"p","input":" ","response":"r"}]`, "record 1: input is blank"},
-		"wrong field": {`[{"prompt":"p","answer":"r"}]`, "record 1"},
-		"wrong type":  {`[{"prompt":1,"response":"r"}]`, "expected an array"},
+	for _, x := range []struct{ name, file, text, want string }{
+		{"good", "set.json", `[{"prompt":"p","response":"r","system":"s"}]`, ""},
+		{"empty", "set.json", `[]`, "no record"},
+		{"no array", "set.json", `{"prompt":"p","response":"r"}`, "expected an array"},
+		{"no JSON", "set.json", `[{`, "expected an array"},
+		{"no prompt", "set.json", `[{"prompt":"p","response":"r"},{"response":"r"}]`, "record 2"},
+		{"blank", "set.json", `[{"prompt":"p","response":" "}]`, "record 1"},
+		{"blank input", "set.json", `[{"prompt":"p","input":" ","response":"r"}]`, "record 1: input is blank"},
+		{"wrong field", "set.json", `[{"prompt":"p","answer":"r"}]`, "record 1"},
+		{"wrong type", "set.json", `[{"prompt":1,"response":"r"}]`, "expected an array"},
+		{"lines", "set.jsonl", "\n{\"prompt\":\"p\",\"response\":\"r\",\"system\":\"s\"}\r\n \n", ""},
+		{"no lines", "set.jsonl", "\n\n", "no record"},
+		{"an array in lines", "set.jsonl", `[{"prompt":"p","response":"r"}]`, "line 1: expected a record"},
+		{"a line that ends early", "set.jsonl", "{\"prompt\":\"p\",\"response\":\"r\"}\n\n{\"prompt\":", "line 3: expected a record"},
+		{"two on a line", "set.jsonl", `{"prompt":"p","response":"r"} {"prompt":"p","response":"r"}`, "line 1: expected a record"},
+		{"a line without response", "set.jsonl", `{"prompt":"p"}`, "record 1"},
 	} {
-		path := filepath.Join(t.TempDir(), "set.json")
+		path := filepath.Join(t.TempDir(), x.file)
 		if err := os.WriteFile(path, []byte(x.text), 0o644); err != nil {
 			t.Fatal(err)
 		}
@@ -379,10 +385,46 @@ func TestReadDataSet(t *testing.T) {
 		switch {
 		case x.want == "":
 			if err != nil || d.Name != "set" || len(d.Records) != 1 || d.Records[0].System != "s" {
-				t.Errorf("%s: got %+v, %v", name, d, err)
+				t.Errorf("%s: got %+v, %v", x.name, d, err)
 			}
 		case err == nil || !strings.Contains(err.Error(), x.want) || !strings.Contains(err.Error(), path):
-			t.Errorf("%s: got %v, want the path and %q in it", name, err, x.want)
+			t.Errorf("%s: got %v, want the path and %q in it", x.name, err, x.want)
+		}
+	}
+}
+
+// Data sets are found by name in files and folders, of either extension, once.
+func TestFind(t *testing.T) {
+	dir := t.TempDir()
+	for _, name := range []string{"b.jsonl", "a.json", "c.json", "notes.txt", "twice.json", "twice.jsonl"} {
+		if err := os.WriteFile(filepath.Join(dir, name), nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	other := filepath.Join(t.TempDir(), "d.json")
+	if err := os.WriteFile(other, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	in := func(name string) string { return filepath.Join(dir, name) }
+	for _, x := range []struct {
+		places, names, want []string
+		errors              []string
+	}{
+		{[]string{dir, other}, []string{"d", "b", "a"}, []string{other, in("b.jsonl"), in("a.json")}, nil},
+		{[]string{in("b.jsonl"), other}, nil, []string{in("b.jsonl"), other}, nil},
+		{[]string{dir}, nil, nil, []string{"twice.json", "twice.jsonl"}},
+		{[]string{dir}, []string{"x", "twice", "y"}, nil, []string{"no file x.json or x.jsonl", "no file y.json", "twice.jsonl"}},
+		{[]string{t.TempDir()}, nil, nil, []string{"no .json or .jsonl file"}},
+		{[]string{in("nowhere")}, nil, nil, []string{"nowhere"}},
+	} {
+		got, err := collect.Find(x.places, x.names)
+		if x.errors == nil && (err != nil || !slices.Equal(got, x.want)) {
+			t.Errorf("%q in %q: %q, %v; want %q", x.names, x.places, got, err, x.want)
+		}
+		for _, want := range x.errors {
+			if err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("%q in %q: %v, want %q", x.names, x.places, err, want)
+			}
 		}
 	}
 }

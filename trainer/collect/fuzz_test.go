@@ -14,27 +14,35 @@ func FuzzReadDataSet(f *testing.F) {
 	f.Add([]byte(`[{"prompt":"a","response":"b"},{"system":"s","prompt":"c","response":"d"}]`))
 	f.Add([]byte(`[{"prompt":" ","response":"b"}]`))
 	f.Add([]byte(`{}`))
-	path := filepath.Join(f.TempDir(), "set.json")
+	f.Add([]byte("{\"prompt\":\"a\",\"response\":\"b\"}\n\n{\"prompt\":"))
+	dir := f.TempDir()
 	f.Fuzz(func(t *testing.T, raw []byte) {
-		if err := os.WriteFile(path, raw, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		d, err := collect.ReadDataSet(path)
-		if err != nil {
-			if strings.Contains(err.Error(), "\n") || !strings.Contains(err.Error(), "set.json") {
-				t.Fatalf("error %q, want one line with the file", err)
-			}
-			return
-		}
-		for _, r := range d.Records {
-			if strings.TrimSpace(r.Prompt) == "" || strings.TrimSpace(r.Response) == "" {
-				t.Fatalf("record %+v", r)
-			}
-		}
-		if d.Name != "set" || len(d.Records) == 0 {
-			t.Fatalf("%+v", d)
+		for _, extension := range collect.Extensions {
+			readAny(t, filepath.Join(dir, "set"+extension), raw)
 		}
 	})
+}
+
+func readAny(t *testing.T, path string, raw []byte) {
+	t.Helper()
+	if err := os.WriteFile(path, raw, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	d, err := collect.ReadDataSet(path)
+	if err != nil {
+		if strings.Contains(err.Error(), "\n") || !strings.Contains(err.Error(), filepath.Base(path)) {
+			t.Fatalf("error %q, want one line with the file", err)
+		}
+		return
+	}
+	for _, r := range d.Records {
+		if strings.TrimSpace(r.Prompt) == "" || strings.TrimSpace(r.Response) == "" {
+			t.Fatalf("record %+v", r)
+		}
+	}
+	if d.Name != "set" || len(d.Records) == 0 {
+		t.Fatalf("%+v", d)
+	}
 }
 
 // collect.json of an earlier run.

@@ -17,6 +17,7 @@ import (
 	"github.com/drag-and-drop-lora/dnd/trainer/eval"
 	"github.com/drag-and-drop-lora/dnd/trainer/export"
 	"github.com/drag-and-drop-lora/dnd/trainer/fit"
+	"github.com/drag-and-drop-lora/dnd/trainer/grid"
 	"github.com/drag-and-drop-lora/dnd/trainer/lm"
 )
 
@@ -224,12 +225,12 @@ func (p *Plan) sets(tasks []string) ([]*collect.DataSet, error) {
 	var sets []*collect.DataSet
 	var all []error
 	for _, name := range tasks {
-		set, err := collect.ReadDataSet(filepath.Join(p.Data, "train", name+".json"))
+		records, err := grid.Records(p.Data, "train", name)
 		if err != nil {
 			all = append(all, err)
 			continue
 		}
-		sets = append(sets, set)
+		sets = append(sets, &collect.DataSet{Name: name, Records: records})
 	}
 	return sets, errors.Join(all...)
 }

@@ -84,7 +84,11 @@ func (g *Grid) System(task string) string {
 
 // Records reads a task's records of a part, "train" or "test", of a data folder.
 func Records(data, part, task string) ([]collect.Record, error) {
-	set, err := collect.ReadDataSet(filepath.Join(data, part, task+".json"))
+	files, err := collect.Find([]string{filepath.Join(data, part)}, []string{task})
+	if err != nil {
+		return nil, err
+	}
+	set, err := collect.ReadDataSet(files[0])
 	if err != nil {
 		return nil, err
 	}
