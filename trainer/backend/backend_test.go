@@ -3,6 +3,7 @@ package backend_test
 import (
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -53,7 +54,9 @@ func TestOpenUnknown(t *testing.T) {
 
 func TestPlugins(t *testing.T) {
 	dir, data := t.TempDir(), t.TempDir()
+	home := t.TempDir()
 	t.Setenv("XDG_DATA_HOME", data)
+	t.Setenv("HOME", home)
 	t.Chdir(t.TempDir())
 	touch := func(path string) string {
 		t.Helper()
@@ -77,6 +80,14 @@ func TestPlugins(t *testing.T) {
 	}
 	if len(searched) < 3 || searched[0] != dir {
 		t.Errorf("searched %q", searched)
+	}
+
+	// What go-xla's installer has put into the user's folder, where that is known.
+	if runtime.GOOS == "linux" {
+		installed := touch(filepath.Join(home, ".local", "lib", "go-xla", "nvidia", "pjrt_c_api_cuda_plugin.so"))
+		if plugins, _ := backend.Plugins(); len(plugins) != 3 || plugins[0] != cuda || plugins[1] != installed {
+			t.Errorf("plugins %q, want two for CUDA first", plugins)
+		}
 	}
 
 	t.Setenv(backend.EnvPlugin, filepath.Join(dir, "mine.so"))

@@ -20,7 +20,7 @@ const (
 // and the places that were searched. The file in DND_PJRT_PLUGIN stands alone. Otherwise
 // the places are, in this order: the folders in PJRT_PLUGIN_LIBRARY_PATH; pjrt beside the
 // executable, deps/pjrt and build/deps/pjrt above it; dnd/pjrt in the user's data folder
-// (XDG_DATA_HOME). CUDA plugins come before others, whatever their place.
+// (XDG_DATA_HOME); where go-xla's pjrt_installer puts them. CUDA plugins come before others, whatever their place.
 //
 // The working directory is none of them: a plugin is a program, and whoever has written a
 // folder must not be able to run one when somebody uses dnd in it. Tests alone look there.
@@ -69,14 +69,26 @@ func places(inTest bool) []string {
 			wd = up
 		}
 	}
+	home, err := os.UserHomeDir()
 	data := os.Getenv("XDG_DATA_HOME")
-	if data == "" {
-		if home, err := os.UserHomeDir(); err == nil {
-			data = filepath.Join(home, ".local", "share")
-		}
+	if data == "" && err == nil {
+		data = filepath.Join(home, ".local", "share")
 	}
 	if data != "" {
 		dirs = append(dirs, filepath.Join(data, "dnd", "pjrt"))
+	}
+	var installed []string
+	if err == nil {
+		installed = append(installed, filepath.Join(home, ".local", "lib", "go-xla"))
+		if runtime.GOOS == "darwin" {
+			installed[0] = filepath.Join(home, "Library", "Application Support", "go-xla")
+		}
+	}
+	if runtime.GOOS != "windows" {
+		installed = append(installed, "/usr/local/lib/go-xla")
+	}
+	for _, dir := range installed {
+		dirs = append(dirs, dir, filepath.Join(dir, "nvidia"))
 	}
 	return dirs
 }
