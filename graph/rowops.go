@@ -201,13 +201,13 @@ func (b *Builder) NewCache(label string, texts int, c Cache) Cache {
 	return c
 }
 
-// RotaryTable is cosine and sine of every position's angles, theta^(-2i/width)·position for
-// the pairs i of a head: what Rotate turns by.
-func RotaryTable(length, width int, theta float64) []uint32 {
-	words := make([]uint32, 0, length*width)
+// RotaryTable is cosine and sine of every position's angles, frequency·position for each pair of a
+// head: what Rotate turns by.
+func RotaryTable(length int, frequencies []float64) []uint32 {
+	words := make([]uint32, 0, 2*length*len(frequencies))
 	for at := range length {
-		for i := range width / 2 {
-			sin, cos := math.Sincos(float64(at) * math.Pow(theta, -2*float64(i)/float64(width)))
+		for _, frequency := range frequencies {
+			sin, cos := math.Sincos(float64(at) * frequency)
 			words = append(words, math.Float32bits(float32(cos)), math.Float32bits(float32(sin)))
 		}
 	}

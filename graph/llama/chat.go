@@ -2,11 +2,23 @@ package llama
 
 import "strings"
 
-// Both families that are supported write turns in ChatML.
+// The tokens of turns: ChatML's, which SmolLM2 and Qwen2 write, and Llama 3's.
 const (
 	turnStart = "<|im_start|>"
 	turnEnd   = "<|im_end|>"
+
+	textBegin   = "<|begin_of_text|>"
+	headerStart = "<|start_header_id|>"
+	headerEnd   = "<|end_header_id|>"
+	headerTurn  = "<|eot_id|>"
 )
+
+// headers says whether a vocabulary is of a model that writes turns as Llama 3 does.
+func (t *Tokenizer) headers() bool {
+	_, chatML := t.ids[turnStart]
+	_, headers := t.ids[headerStart]
+	return headers && !chatML
+}
 
 // systems are the system prompts that the families' own chat templates start with when
 // none is given: SmolLM2's, Qwen2.5's, Qwen2's. Qwen2's ends Qwen2.5's, so it comes last.
@@ -27,49 +39,63 @@ func SystemIn(template string) string {
 	return ""
 }
 
-// Prompt is a user's turn and the opening of the answer, in ChatML. There is no system turn
-// if system is empty.
+// Prompt is a user's turn and the opening of the answer, as the model's family writes turns. There is
+// no system turn if system is empty, as in llama.cpp's own templates; that of Llama 3.1 and later has
+// one with a date in any case.
 func (t *Tokenizer) Prompt(system, user string) ([]int32, error) {
-	var ids []int32
-	turn := func(role, text string, closed bool) error {
-		start, err := t.Special(turnStart)
-		if err != nil {
-			return err
+	var p prompt
+	turn := func(role, text string) { p.special(turnStart).text(role + "\n" + text).special(turnEnd).text("\n") }
+	open := func() { p.special(turnStart).text("assistant\n") }
+	if t.headers() {
+		p.special(textBegin)
+		turn = func(role, text string) {
+			p.special(headerStart).text(role).special(headerEnd).text("\n\n" + strings.TrimSpace(text)).special(headerTurn)
 		}
-		ids = append(ids, start)
-		if !closed {
-			text = role + "\n"
-		} else {
-			text = role + "\n" + text
-		}
-		body, err := t.Encode(text)
-		if err != nil {
-			return err
-		}
-		ids = append(ids, body...)
-		if !closed {
-			return nil
-		}
-		end, err := t.Special(turnEnd)
-		if err != nil {
-			return err
-		}
-		newline, err := t.Encode("\n")
-		if err != nil {
-			return err
-		}
-		ids = append(append(ids, end), newline...)
-		return nil
+		open = func() { p.special(headerStart).text("assistant").special(headerEnd).text("\n\n") }
 	}
 	if system != "" {
-		if err := turn("system", system, true); err != nil {
+		turn("system", system)
+	}
+	turn("user", user)
+	open()
+	return p.tokens(t)
+}
+
+// prompt is texts and special tokens, one after the other.
+type prompt []struct {
+	text    string
+	special bool
+}
+
+func (p *prompt) add(text string, special bool) *prompt {
+	*p = append(*p, struct {
+		text    string
+		special bool
+	}{text, special})
+	return p
+}
+
+func (p *prompt) text(s string) *prompt    { return p.add(s, false) }
+func (p *prompt) special(s string) *prompt { return p.add(s, true) }
+
+func (p *prompt) tokens(t *Tokenizer) ([]int32, error) {
+	var ids []int32
+	for _, part := range *p {
+		if part.special {
+			id, err := t.Special(part.text)
+			if err != nil {
+				return nil, err
+			}
+			ids = append(ids, id)
+			continue
+		}
+		more, err := t.Encode(part.text)
+		if err != nil {
 			return nil, err
 		}
+		ids = append(ids, more...)
 	}
-	if err := turn("user", user, true); err != nil {
-		return nil, err
-	}
-	return ids, turn("assistant", "", false)
+	return ids, nil
 }
 
 // Answer is a response's tokens, with the end of the turn.
@@ -83,4 +109,9 @@ func (t *Tokenizer) Answer(response string) ([]int32, error) {
 }
 
 // End is the token that ends a turn.
-func (t *Tokenizer) End() (int32, error) { return t.Special(turnEnd) }
+func (t *Tokenizer) End() (int32, error) {
+	if t.headers() {
+		return t.Special(headerTurn)
+	}
+	return t.Special(turnEnd)
+}

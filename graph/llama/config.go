@@ -7,6 +7,7 @@ package llama
 
 import (
 	"fmt"
+	"math"
 	"path/filepath"
 
 	"github.com/drag-and-drop-lora/dnd/graph/gguf"
@@ -25,8 +26,44 @@ type Config struct {
 	MLP          int     // width of the MLP
 	Vocab        int     // tokens
 	RopeTheta    float64 // base of the rotary frequencies
-	NormEps      float64 // RMSNorm's
-	System       string  // the chat template's own system prompt, "" for none
+	// RopeFactors are what the frequencies are divided by (HeadDim/2), nil for none.
+	RopeFactors []float64
+	NormEps     float64 // RMSNorm's
+	System      string  // the chat template's own system prompt, "" for none
+}
+
+// Frequencies are the angles (HeadDim/2) by which one position turns a head's pairs.
+func (c *Config) Frequencies() []float64 {
+	out := make([]float64, c.HeadDim/2)
+	for i := range out {
+		out[i] = math.Pow(c.RopeTheta, -2*float64(i)/float64(c.HeadDim))
+		if c.RopeFactors != nil {
+			out[i] /= c.RopeFactors[i]
+		}
+	}
+	return out
+}
+
+// ScaleLinear divides all frequencies by factor.
+func (c *Config) ScaleLinear(factor float64) {
+	c.RopeFactors = nil
+	for range c.HeadDim / 2 {
+		c.RopeFactors = append(c.RopeFactors, factor)
+	}
+}
+
+// ScaleLlama3 divides frequencies as Llama 3.1 and later do: those that turn less often than low times
+// over the original length by factor, those that turn more than high times not at all, and in between
+// by a mean of both.
+func (c *Config) ScaleLlama3(factor, low, high, original float64) {
+	c.RopeFactors = nil
+	var factors []float64
+	for _, frequency := range c.Frequencies() {
+		turns := original * frequency / (2 * math.Pi)
+		kept := min(max((turns-low)/(high-low), 0), 1)
+		factors = append(factors, 1/(kept+(1-kept)/factor))
+	}
+	c.RopeFactors = factors
 }
 
 // Modules are the LoRA targets of a block, in the order of weight tokens (reference c.1).
@@ -87,6 +124,14 @@ func (c *Config) Validate() error {
 	if !(c.RopeTheta > 1) || !(c.NormEps > 0) {
 		return fmt.Errorf("rope theta %v and norm epsilon %v, expected positive numbers", c.RopeTheta, c.NormEps)
 	}
+	if n := len(c.RopeFactors); n > 0 && n != c.HeadDim/2 {
+		return fmt.Errorf("%d factors of rotary frequencies, expected %d", n, c.HeadDim/2)
+	}
+	for _, f := range c.RopeFactors {
+		if !(f > 0) || math.IsInf(f, 1) {
+			return fmt.Errorf("rotary frequencies divided by %v, expected a positive number", f)
+		}
+	}
 	return nil
 }
 
@@ -122,6 +167,16 @@ func FromGGUF(f *gguf.File) (*Config, error) {
 		return nil, fmt.Errorf("no matrix token_embd.weight")
 	}
 	c.Vocab = int(embed.Shape[1])
+	if err := c.Validate(); err != nil {
+		return nil, err
+	}
+	switch kind := text(c.Architecture + ".rope.scaling.type"); kind {
+	case "", "none":
+	case "linear":
+		c.ScaleLinear(number("rope.scaling.factor"))
+	default:
+		return nil, fmt.Errorf("rotary positions are scaled by %q, expected none or linear", kind)
+	}
 	return c, c.Validate()
 }
 

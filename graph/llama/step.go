@@ -166,7 +166,7 @@ func (s *stepper) build(o StepOptions) {
 	c := s.c
 	s.position = s.InputWords(InputPosition, 1)
 	s.factor = s.Input(InputFactor, [4]int{1, 1, rows, 1})
-	s.table = s.Table("rotary", graph.RotaryTable(o.Length, c.HeadDim, c.RopeTheta))
+	s.table = s.Table("rotary", graph.RotaryTable(o.Length, c.Frequencies()))
 	for i := range c.Layers {
 		s.caches = append(s.caches, s.NewCache(fmt.Sprintf("blk.%d.cache", i), rows, graph.Cache{Heads: c.Heads, KVHeads: c.KVHeads, HeadDim: c.HeadDim, Length: o.Length}))
 	}

@@ -24,16 +24,18 @@ type Tokenizer struct {
 	split   *regexp2.Regexp
 	digits  bool // each number character is a piece of its own
 	compose bool // NFC first
+	whole   bool // a word of the vocabulary is one token, whatever the merges
 }
 
-// GPT-2's and Qwen2's patterns. Both look ahead, which Go's own regexp cannot.
+// GPT-2's, Qwen2's and Llama 3's patterns. All look ahead, which Go's own regexp cannot.
 const (
-	gpt2Pattern  = `'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+`
-	qwen2Pattern = `(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+`
+	gpt2Pattern   = `'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+`
+	qwen2Pattern  = `(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+`
+	llama3Pattern = `(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+`
 )
 
 // newTokenizer makes a tokenizer of a vocabulary and its merges, best first. kind is
-// GGUF's name of the pre-tokenizer: "smollm", "gpt-2" or "qwen2".
+// GGUF's name of the pre-tokenizer: "smollm", "gpt-2", "qwen2" or "llama-bpe".
 func newTokenizer(pieces []string, merges [][2]string, kind string) (*Tokenizer, error) {
 	t := &Tokenizer{ids: make(map[string]int32, len(pieces)), pieces: pieces, ranks: make(map[[2]string]int, len(merges))}
 	for i, p := range pieces {
@@ -52,8 +54,10 @@ func newTokenizer(pieces []string, merges [][2]string, kind string) (*Tokenizer,
 	case "gpt-2":
 	case "qwen2":
 		pattern, t.compose = qwen2Pattern, true
+	case "llama-bpe":
+		pattern, t.whole = llama3Pattern, true
 	default:
-		return nil, fmt.Errorf("pre-tokenizer %q, expected smollm, gpt-2 or qwen2", kind)
+		return nil, fmt.Errorf("pre-tokenizer %q, expected smollm, gpt-2, qwen2 or llama-bpe", kind)
 	}
 	var err error
 	t.split, err = regexp2.Compile(pattern, regexp2.Unicode)
@@ -103,6 +107,11 @@ func (t *Tokenizer) merge(ids []int32, word string) []int32 {
 	parts := make([]string, len(word))
 	for i := range len(word) {
 		parts[i] = byteRunes[word[i]]
+	}
+	if t.whole {
+		if id, ok := t.ids[strings.Join(parts, "")]; ok {
+			return append(ids, id)
+		}
 	}
 	for len(parts) > 1 {
 		best, at := len(t.ranks), -1
@@ -155,6 +164,7 @@ func TokenizerFromJSON(raw []byte) (*Tokenizer, error) {
 			Type   string            `json:"type"`
 			Vocab  map[string]int32  `json:"vocab"`
 			Merges []json.RawMessage `json:"merges"`
+			Whole  bool              `json:"ignore_merges"`
 		} `json:"model"`
 		Added []struct {
 			ID      int32  `json:"id"`
@@ -207,12 +217,20 @@ func TokenizerFromJSON(raw []byte) (*Tokenizer, error) {
 	switch pre := string(f.Pre); {
 	case f.Normalizer.Type == "NFC" && strings.Contains(pre, `(?i:'s|'t`):
 		kind = "qwen2"
+	case f.Normalizer.Type == "" && strings.Contains(pre, `(?i:'s|'t`) && strings.Contains(pre, "p{N}{1,3}"):
+		kind = "llama-bpe"
+	case strings.Contains(pre, `"Split"`):
+		return nil, errors.New("pre_tokenizer splits by a pattern that is neither Qwen2's nor Llama 3's")
 	case strings.Contains(pre, `"Digits"`):
 		kind = "smollm"
 	case !strings.Contains(pre, `"ByteLevel"`):
 		return nil, errors.New("pre_tokenizer is not byte-level")
 	}
-	return newTokenizer(pieces, merges, kind)
+	t, err := newTokenizer(pieces, merges, kind)
+	if err == nil {
+		t.whole = f.Model.Whole
+	}
+	return t, err
 }
 
 func parseMerge(line string) ([2]string, error) {

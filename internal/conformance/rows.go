@@ -5,6 +5,7 @@ import (
 	"math"
 
 	"github.com/drag-and-drop-lora/dnd/graph"
+	"github.com/drag-and-drop-lora/dnd/graph/llama"
 )
 
 // rowsCase is a language model's kernels at one size: rows tokens are looked up and put
@@ -79,7 +80,7 @@ func (c rowsCase) build() (Case, error) {
 
 		positions := c.positions*run + length
 		cache := b.NewCache("cache", c.texts, graph.Cache{Heads: c.heads, KVHeads: c.kv, HeadDim: c.width, Length: positions})
-		table := b.Table("rotary", graph.RotaryTable(positions, c.width, rowsTheta))
+		table := b.Table("rotary", graph.RotaryTable(positions, (&llama.Config{HeadDim: c.width, RopeTheta: rowsTheta}).Frequencies()))
 		for at := range c.positions {
 			position := b.InputWords(fmt.Sprint("position", at), 1)
 			k := b.Input(fmt.Sprint("k", at), [4]int{1, 1, c.rows, kv})

@@ -5,7 +5,9 @@
 package lm
 
 import (
+	"cmp"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -80,12 +82,10 @@ func folderConfig(dir string) (*Config, bool, error) {
 		Act      string  `json:"hidden_act"`
 		Tied     bool    `json:"tie_word_embeddings"`
 		Sliding  bool    `json:"use_sliding_window"`
-		Scaling  any     `json:"rope_scaling"`
 		AttnBias bool    `json:"attention_bias"`
-		RopePars struct {
-			Theta float64 `json:"rope_theta"`
-			Type  string  `json:"rope_type"`
-		} `json:"rope_parameters"`
+		// Of later versions of transformers the second one alone.
+		Scaling  ropeScaling `json:"rope_scaling"`
+		RopePars ropeScaling `json:"rope_parameters"`
 	}
 	if err := json.Unmarshal(raw, &f); err != nil {
 		return nil, false, fmt.Errorf("%s: %w", path, err)
@@ -106,10 +106,11 @@ func folderConfig(dir string) (*Config, bool, error) {
 		err = fmt.Errorf("hidden_act %q, expected silu", f.Act)
 	case f.Sliding || f.AttnBias:
 		err = fmt.Errorf("sliding windows and llama's attention biases are not supported")
-	case f.Scaling != nil || f.RopePars.Type != "" && f.RopePars.Type != "default":
-		err = fmt.Errorf("scaled rotary positions are not supported")
 	default:
-		err = c.Validate()
+		err = errors.Join(f.Scaling.scale(c), f.RopePars.scale(c))
+		if err == nil {
+			err = c.Validate()
+		}
 	}
 	if err != nil {
 		return nil, false, fmt.Errorf("%s: %w", path, err)
@@ -129,4 +130,35 @@ func isDir(path string) (bool, error) {
 		return false, &fs.PathError{Op: "open", Path: path, Err: fs.ErrInvalid}
 	}
 	return st.IsDir(), nil
+}
+
+// ropeScaling is what a config.json says of rotary positions beside their base.
+type ropeScaling struct {
+	Theta    float64 `json:"rope_theta"`
+	Type     string  `json:"rope_type"`
+	OldType  string  `json:"type"`
+	Factor   float64 `json:"factor"`
+	Low      float64 `json:"low_freq_factor"`
+	High     float64 `json:"high_freq_factor"`
+	Original float64 `json:"original_max_position_embeddings"`
+}
+
+// scale gives a model whose heads are known the frequencies.
+func (r ropeScaling) scale(c *Config) error {
+	if c.HeadDim < 1 || c.HeadDim > 1<<20 {
+		return nil // refused by Validate
+	}
+	switch kind := cmp.Or(r.Type, r.OldType); kind {
+	case "", "default":
+	case "linear":
+		c.ScaleLinear(r.Factor)
+	case "llama3":
+		if !(r.Factor > 0) || !(r.High > r.Low) || !(r.Low > 0) || !(r.Original > 0) {
+			return fmt.Errorf("rotary positions scaled by %+v, expected positive numbers and a high_freq_factor above low_freq_factor", r)
+		}
+		c.ScaleLlama3(r.Factor, r.Low, r.High, r.Original)
+	default:
+		return fmt.Errorf("rotary positions are scaled by %q, expected default, linear or llama3", kind)
+	}
+	return nil
 }

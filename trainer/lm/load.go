@@ -201,6 +201,20 @@ func openGGUF(path string) (*Config, *llama.Tokenizer, *ggufSource, error) {
 		s.close()
 		return nil, nil, nil, err
 	}
+	if _, scaled := checked.Tensor(ropeFactorsName); scaled {
+		v, err := s.reader.Float32s(ropeFactorsName)
+		if err == nil {
+			c.RopeFactors = nil
+			for _, f := range v {
+				c.RopeFactors = append(c.RopeFactors, float64(f))
+			}
+			err = c.Validate()
+		}
+		if err != nil {
+			s.close()
+			return nil, nil, nil, fmt.Errorf("%s: tensor %s: %w", path, ropeFactorsName, err)
+		}
+	}
 	t, err := llama.TokenizerFromGGUF(checked)
 	if err != nil {
 		s.close()
@@ -208,6 +222,9 @@ func openGGUF(path string) (*Config, *llama.Tokenizer, *ggufSource, error) {
 	}
 	return c, t, s, nil
 }
+
+// ropeFactorsName is the GGUF tensor of what Llama 3.1 and later divide rotary frequencies by.
+const ropeFactorsName = "rope_freqs.weight"
 
 func (s *ggufSource) close() {
 	if s.reader != nil {

@@ -239,13 +239,13 @@ func (n *network) head() string {
 
 // rotary are the cosines and sines (1,T,1,HeadDim) of the positions.
 func rotary(g *graph.Graph, c *Config, t int) (cos, sin *graph.Node) {
-	half := c.HeadDim / 2
+	frequencies := c.Frequencies()
 	table := func(f func(float64) float64) *graph.Node {
 		rows := make([][][]float32, t)
 		for p := range t {
 			row := make([]float32, c.HeadDim)
 			for i := range row {
-				row[i] = float32(f(float64(p) * math.Pow(c.RopeTheta, -float64(i%half)/float64(half))))
+				row[i] = float32(f(float64(p) * frequencies[i%len(frequencies)]))
 			}
 			rows[p] = [][]float32{row}
 		}
