@@ -326,10 +326,17 @@ func TestFitByRecipe(t *testing.T) {
 			recipe == "tokens" && (c.Decoder.Rank() != 0 || c.Texts != 16 || c.Length != 32 || c.JointShare != 0.25 || c.TokenDrop != 0.3 || c.Steps != 3 || c.Loss != fit.LossBoth || c.Task.Share != 2) {
 			t.Errorf("recipe %s: %+v", recipe, c)
 		}
-		out := filepath.Join(dir, recipe+" package")
-		clitest.OK(t, "export", "--quiet", "--run", run, "--encoder", minilm, "--name", "tiny", "--out", out, "--base-model", "example/tiny")
+		out, list := filepath.Join(dir, recipe+" package"), run
+		if recipe == "basis" { // the mean of two seeds
+			list += "," + run + " again"
+			clitest.OK(t, append(args, "--out", run+" again", "--seed", "7")...)
+		}
+		clitest.OK(t, "export", "--quiet", "--run", list, "--encoder", minilm, "--name", "tiny", "--out", out, "--base-model", "example/tiny")
 		if _, err := generator.Verify(t.Context(), out, nil); err != nil {
 			t.Error(err)
+		}
+		if p, err := generator.Open(out); err != nil || p.Manifest.Provenance.Runs != map[string]int{"basis": 2, "tokens": 0}[recipe] || p.Close() != nil {
+			t.Errorf("the package of recipe %s says of how many runs it is the mean: %v", recipe, err)
 		}
 	}
 	layout := write(t, "layout.json", tinyLayout)
@@ -400,6 +407,7 @@ func TestBadTraining(t *testing.T) {
 		{"eval of two records that are not there", 1, []string{"one.json", "two.json"}, []string{"eval", "--base", base, "--generator", empty, "--records", "one.json,two.json"}},
 		{"experiment without a plan", 2, []string{"--plan"}, []string{"experiment", "--base", base, "--encoder", minilm}},
 		{"experiment of nothing", 1, []string{"plan.json"}, []string{"experiment", "--base", base, "--encoder", minilm, "--plan", "plan.json"}},
+		{"export without a run", 2, []string{"--run is missing"}, []string{"export", "--encoder", minilm, "--name", "x"}},
 		{"export of nothing", 1, []string{empty}, []string{"export", "--run", empty, "--encoder", minilm, "--name", "x"}},
 		{"export of more than all", 2, []string{"--basis-share 1.5"}, []string{"export", "--run", empty, "--encoder", minilm, "--name", "x", "--basis-share", "1.5"}},
 		{"export with heads alone", 2, []string{"--architecture"}, []string{"export", "--run", empty, "--encoder", minilm, "--name", "x", "--heads", "2"}},

@@ -15,7 +15,7 @@ import (
 
 func exportGenerator(flags *pflag.FlagSet) cli.Run {
 	var o export.Options
-	run := flags.String("run", "", "folder of a run of fit")
+	runs := flags.StringSlice("run", nil, "folder of a run of fit; of several with --recipe basis that differ in their --seed alone, the generator is the mean")
 	out := flags.String("out", "", "folder for the generator package")
 	flags.StringVar(&o.EncoderDir, "encoder", "", "text encoder that the run was fitted with (Hugging Face folder)")
 	flags.StringVar(&o.EncoderID, "encoder-id", "", "its id on the Hugging Face hub (default: the folder's name)")
@@ -47,7 +47,7 @@ func exportGenerator(flags *pflag.FlagSet) cli.Run {
 		}
 		o.DType = safetensors.DType(generator.Storages[*weights])
 		bar := e.Bar()
-		err := export.Write(ctx, *run, *out, o, func(done, total int64) { bar.Set("export", done, total, "") })
+		err := export.Write(ctx, *runs, *out, o, func(done, total int64) { bar.Set("export", done, total, "") })
 		bar.Done()
 		if err != nil {
 			return err

@@ -75,6 +75,8 @@ type Provenance struct {
 	HeldOut  []string `json:"held_out,omitempty"`  // never seen in training
 	Steps    int      `json:"steps,omitempty"`
 	Seed     int64    `json:"seed,omitempty"`
+	// Runs is of how many fits, of different seeds, the weights are the mean; 0 is one. Seed is the first one's.
+	Runs int `json:"runs,omitempty"`
 	// BasisShare is the share of what the fit changed in a basis that the package has; 0 is all.
 	BasisShare float64 `json:"basis_share,omitempty"`
 	Commit     string  `json:"commit,omitempty"`

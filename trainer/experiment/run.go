@@ -174,7 +174,7 @@ func (p *Plan) fitted(ctx context.Context, s *Split, seed int64, r Resources, tr
 	base := &r.Models[0].Config
 	o := export.Options{Name: fmt.Sprintf("%s-%d", s.Name, seed), EncoderDir: r.Encoder.Dir, Architecture: base.Architecture, Heads: base.Heads, KVHeads: base.KVHeads,
 		Model: p.Model, DType: safetensors.F32, BasisShare: p.BasisShare, HeldOut: append(append([]string{}, s.HeldOut...), s.Validation...)}
-	return export.Write(ctx, run, out, o, nil)
+	return export.Write(ctx, []string{run}, out, o, nil)
 }
 
 // scored evaluates a generator. Rivals do not depend on the seed: they are scored with the

@@ -34,10 +34,11 @@ type Options struct {
 	Replace    bool
 }
 
-// Write exports the last checkpoint of the run in dir to the package out.
-func Write(ctx context.Context, dir, out string, o Options, progress func(done, total int64)) error {
+// Write exports the last checkpoint of the run in a folder, or the mean of several runs' (fit.Fitted),
+// to the package out.
+func Write(ctx context.Context, dirs []string, out string, o Options, progress func(done, total int64)) error {
 	share := cmp.Or(o.BasisShare, 1)
-	record, tensors, steps, err := fit.Fitted(dir, share)
+	record, tensors, steps, err := fit.Fitted(share, dirs...)
 	if err != nil {
 		return err
 	}
@@ -52,7 +53,7 @@ func Write(ctx context.Context, dir, out string, o Options, progress func(done, 
 	if o.Architecture != "" {
 		base.Architecture, base.Heads, base.KVHeads = o.Architecture, o.Heads, o.KVHeads
 	}
-	coverage, err := fit.ReadCoverage(dir)
+	coverage, err := fit.ReadCoverage(dirs[0])
 	if err != nil {
 		return err
 	}
@@ -72,6 +73,9 @@ func Write(ctx context.Context, dir, out string, o Options, progress func(done, 
 	}
 	if share != 1 {
 		m.Provenance.BasisShare = share
+	}
+	if len(dirs) > 1 {
+		m.Provenance.Runs = len(dirs)
 	}
 	return generator.Write(ctx, out, m, tensors, o.EncoderDir, generator.WriteOptions{
 		DType: o.DType, EncoderDType: safetensors.DType(generator.EncoderStorage(string(o.DType))), Replace: o.Replace, Progress: progress})

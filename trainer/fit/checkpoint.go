@@ -282,10 +282,54 @@ func (r *folder) save(c *Config) error {
 	return r.curve.write(r.dir)
 }
 
-// Fitted is a run's decoder after so many steps, for export: the tensors in the order of
+// Fitted is the decoder of a run after so many steps, for export: the tensors in the order of
 // Config.Tensors. basisShare is how much stays of what Config.BasisRate changed in the basis of
 // weight tokens; 1 is all of it, and all that a run without that rate can say.
-func Fitted(dir string, basisShare float64) (*Record, []safetensors.Tensor, int, error) {
+//
+// Of several runs, which differ in their seeds alone and began with the same weights (LinearStart), it is
+// the mean: what each learned of the noise of its own steps goes, what all learned stays.
+func Fitted(basisShare float64, dirs ...string) (*Record, []safetensors.Tensor, int, error) {
+	first, mean, steps, err := fitted(dirs[0], basisShare)
+	if err != nil {
+		return nil, nil, 0, err
+	}
+	seeds := map[int64]bool{first.Config.Seed: true}
+	for _, dir := range dirs[1:] {
+		record, values, n, err := fitted(dir, basisShare)
+		if err != nil {
+			return nil, nil, 0, err
+		}
+		same := *record
+		same.Config.Seed = first.Config.Seed
+		switch diff := same.difference(first); {
+		case diff != "":
+			return nil, nil, 0, fmt.Errorf("fit: %s is of another configuration than %s (%s): a mean is of runs that differ in their seeds alone", dir, dirs[0], diff)
+		case !record.Config.LinearStart:
+			return nil, nil, 0, fmt.Errorf("fit: %s and %s began with other weights each, without linear_start: they have no mean", dirs[0], dir)
+		case n != steps:
+			return nil, nil, 0, fmt.Errorf("fit: %s is after %d steps, %s after %d", dir, n, dirs[0], steps)
+		case seeds[record.Config.Seed]:
+			return nil, nil, 0, fmt.Errorf("fit: %s has seed %d, as another run: a mean is of runs of different seeds", dir, record.Config.Seed)
+		}
+		seeds[record.Config.Seed] = true
+		for i := range mean {
+			for k, v := range values[i] {
+				mean[i][k] += v
+			}
+		}
+	}
+	var out []safetensors.Tensor
+	for i, t := range first.Config.Decoder.Tensors() {
+		for k := range mean[i] {
+			mean[i][k] /= float32(len(dirs))
+		}
+		out = append(out, safetensors.FromFloat32s(t.Name, safetensors.F32, mean[i], t.Shape...))
+	}
+	return first, out, steps, nil
+}
+
+// fitted are the values of one run's tensors, in the order of Config.Tensors.
+func fitted(dir string, basisShare float64) (*Record, [][]float32, int, error) {
 	record, err := ReadRecord(dir)
 	if err != nil {
 		return nil, nil, 0, err
@@ -300,18 +344,14 @@ func Fitted(dir string, basisShare float64) (*Record, []safetensors.Tensor, int,
 	if err := r.load(&record.Config); err != nil {
 		return nil, nil, 0, err
 	}
-	var out []safetensors.Tensor
-	add := func(t decoder.Tensor, v []float32) {
-		out = append(out, safetensors.FromFloat32s(t.Name, safetensors.F32, v, t.Shape...))
-	}
-	list := record.Config.Decoder.Tensors()
-	fitted := r.state.params
+	var out [][]float32
+	params := r.state.params
 	if record.Config.Average > 0 {
-		fitted = r.state.average
+		params = r.state.average
 	}
 	var change []float32
 	for i, t := range record.Config.fitted() {
-		v, err := tensors.CopyFlatData[float32](fitted[i])
+		v, err := tensors.CopyFlatData[float32](params[i])
 		if err != nil {
 			return nil, nil, 0, err
 		}
@@ -319,7 +359,7 @@ func Fitted(dir string, basisShare float64) (*Record, []safetensors.Tensor, int,
 			change = v
 			continue
 		}
-		add(list[i], v)
+		out = append(out, v)
 	}
 	if record.Config.Decoder.Affine {
 		s, err := readStandard(filepath.Join(dir, standardName), record.Config.Decoder)
@@ -330,10 +370,9 @@ func Fitted(dir string, basisShare float64) (*Record, []safetensors.Tensor, int,
 			s.Basis[i] += float32(basisShare*record.Config.basisUnit()) * v
 		}
 		if s.Basis != nil {
-			add(list[len(list)-3], s.Basis)
+			out = append(out, s.Basis)
 		}
-		add(list[len(list)-2], s.Scale)
-		add(list[len(list)-1], s.Offset)
+		out = append(out, s.Scale, s.Offset)
 	}
 	return record, out, r.step, nil
 }

@@ -30,7 +30,7 @@ func TestFullDisk(t *testing.T) {
 			}
 			// What is there is whole.
 			if _, err := os.Stat(filepath.Join(dir, "checkpoint.safetensors")); err == nil {
-				if _, _, _, err := fit.Fitted(dir, 1); err != nil {
+				if _, _, _, err := fit.Fitted(1, dir); err != nil {
 					t.Errorf("on %d bytes: %v", size, err)
 				}
 			}

@@ -235,7 +235,7 @@ func TestResumeIsExact(t *testing.T) {
 			for dir, files := range map[string]int{whole: 1, parts: 2, killed: 2} {
 				checkMetrics(t, dir, losses, files)
 			}
-			record, tensors, steps, err := fit.Fitted(whole, 1)
+			record, tensors, steps, err := fit.Fitted(1, whole)
 			if err != nil || steps != 6 || len(tensors) != len(c.Decoder.Tensors()) || record.Base.Rank != 8 {
 				t.Errorf("%d tensors after %d steps, %v", len(tensors), steps, err)
 			}

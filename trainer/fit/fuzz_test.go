@@ -65,7 +65,7 @@ func FuzzRun(f *testing.F) {
 		put(t, dir, "checkpoint.safetensors", checkpoint)
 		put(t, dir, "coverage.json", coverage)
 		fit.ReadCoverage(dir)
-		r, tensors, steps, err := fit.Fitted(dir, 1)
+		r, tensors, steps, err := fit.Fitted(1, dir)
 		if err != nil {
 			return
 		}

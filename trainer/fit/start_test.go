@@ -362,3 +362,55 @@ func TestLinearStartIsChecked(t *testing.T) {
 		}
 	}
 }
+
+// The mean of runs from different seeds is that of their tensors; others have none.
+func TestMeanOfRuns(t *testing.T) {
+	data := must[*fit.Data](t)(fit.OpenData(collectedSets(t, "one", "two", "three"), nil, "", tiling))
+	e, b := tinyEncoder(t), cpu(t)
+	run := func(change func(*fit.Config)) string {
+		t.Helper()
+		c, dir := config(true), t.TempDir()
+		linearStart(&c)
+		c.Steps, c.SaveEvery, c.BasisRate, c.Batch = 3, 3, 0.1, 2
+		c.SetLoss(fit.LossTask)
+		change(&c)
+		r := fit.Resources{Encoder: e, Backend: b}
+		if c.Loss != fit.LossWeights {
+			r.Task = task(t, b)
+		}
+		if _, err := fit.Run(t.Context(), c, data, r, dir, nil); err != nil {
+			t.Fatal(err)
+		}
+		return dir
+	}
+	seed := func(n int64) func(*fit.Config) { return func(c *fit.Config) { c.Seed = n } }
+	one, two := run(seed(1)), run(seed(2))
+	a, m, z := fittedShare(t, one, 0.5), fittedMean(t, 0.5, one, two), fittedShare(t, two, 0.5)
+	moved := 0
+	for name := range m {
+		for k, v := range m[name] {
+			if want := (a[name][k] + z[name][k]) / 2; !(math.Abs(float64(v-want)) <= 1e-6*(1+math.Abs(float64(want)))) {
+				t.Fatalf("%s %d is %v, want %v", name, k, v, want)
+			}
+			if a[name][k] != z[name][k] {
+				moved++
+			}
+		}
+	}
+	if moved == 0 {
+		t.Error("two seeds came to the same weights")
+	}
+	plain := func(n int64) func(*fit.Config) {
+		return func(c *fit.Config) { *c = config(true); c.Steps, c.SaveEvery, c.Seed = 2, 2, n }
+	}
+	for want, dirs := range map[string][]string{
+		"as another run":           {one, two, one},
+		"other weights each":       {run(plain(1)), run(plain(2))},
+		"(batch is 4, there it is": {one, run(func(c *fit.Config) { c.Batch, c.Seed = 4, 3 })},
+		"run.json":                 {one, t.TempDir()},
+	} {
+		if _, _, _, err := fit.Fitted(1, dirs...); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v, want %q", err, want)
+		}
+	}
+}

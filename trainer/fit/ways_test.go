@@ -41,7 +41,13 @@ func fittedOf(t *testing.T, dir string) map[string][]float32 {
 // fittedShare is fittedOf with a share of what changed in the basis.
 func fittedShare(t *testing.T, dir string, share float64) map[string][]float32 {
 	t.Helper()
-	_, list, _, err := fit.Fitted(dir, share)
+	return fittedMean(t, share, dir)
+}
+
+// fittedMean is that of several runs.
+func fittedMean(t *testing.T, share float64, dirs ...string) map[string][]float32 {
+	t.Helper()
+	_, list, _, err := fit.Fitted(share, dirs...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -139,7 +145,7 @@ func TestAverage(t *testing.T) {
 	must[*fit.Result](t)(fit.Run(t.Context(), c, data, fit.Resources{Encoder: tinyEncoder(t), Backend: cpu(t)}, dir, nil))
 	all := tensorsOf(t, dir)
 	initial := fit.Initial(c.Decoder, c.Seed)
-	_, fitted, _, err := fit.Fitted(dir, 1)
+	_, fitted, _, err := fit.Fitted(1, dir)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -60,7 +60,9 @@ func Usagef(format string, args ...any) error { return usageError{fmt.Errorf(for
 // Required returns a usage error that names the first of the flags that was not given.
 func Required(flags *pflag.FlagSet, names ...string) error {
 	for _, name := range names {
-		if f := flags.Lookup(name); f.Value.String() == "" {
+		f := flags.Lookup(name)
+		list, ok := f.Value.(pflag.SliceValue)
+		if f.Value.String() == "" || ok && len(list.GetSlice()) == 0 {
 			return Usagef("--%s is missing: %s", name, f.Usage)
 		}
 	}
