@@ -61,7 +61,7 @@ func collectCheckpoints(flags *pflag.FlagSet) cli.Run {
 		}
 		defer b.Finalize()
 		// What is wrong with one is no reason to keep quiet about the other.
-		list, errData := readSets(*data, names)
+		list, errData := collect.ReadDataSets(*data, names)
 		var errStart error
 		if *start != "" {
 			errStart = c.SetStart(*start)
@@ -124,26 +124,6 @@ func wanted(sets []string, file string) ([]string, error) {
 		return nil, err
 	}
 	return g.Train, nil
-}
-
-// readSets reads the data sets of those names from files and folders, in the order of
-// the names if there are any.
-func readSets(places, names []string) ([]*collect.DataSet, error) {
-	files, err := collect.Find(places, names)
-	if err != nil {
-		return nil, err
-	}
-	var list []*collect.DataSet
-	var all []error
-	for _, path := range files {
-		set, err := collect.ReadDataSet(path)
-		if err != nil {
-			all = append(all, err)
-			continue
-		}
-		list = append(list, set)
-	}
-	return list, errors.Join(all...)
 }
 
 // loadBase opens a backend and loads a base model onto it.

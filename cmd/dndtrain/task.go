@@ -90,7 +90,7 @@ func (o *taskFlags) load(e *cli.Env, c *fit.Config, sets []fit.DataSet, b backen
 	for i, s := range sets {
 		names[i] = s.Name
 	}
-	list, err := readSets(o.records, names)
+	list, err := collect.ReadDataSets(o.records, names)
 	if err != nil {
 		return nil, err
 	}

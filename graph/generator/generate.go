@@ -12,6 +12,13 @@ import (
 // shown and time is taken. nil runs each as it is.
 type Stage func(name string, run func(report func(graph.Progress)) error) error
 
+func (s Stage) do(name string, run func(report func(graph.Progress)) error) error {
+	if s == nil {
+		return run(nil)
+	}
+	return s(name, run)
+}
+
 // Generate makes an adapter of a task's prompts, whole: which of them make the condition, seed and
 // draw say (text.Draw). nearest is how far they are from the training tasks, nil where the package
 // does not know these.
@@ -28,30 +35,32 @@ func Generate(ctx context.Context, p *Package, r Runner, prompts []string, seed 
 // WeightTokens is Generate up to the weight tokens (T,h,w), of the texts of one condition; Finish
 // makes an adapter of them.
 func WeightTokens(ctx context.Context, p *Package, r Runner, texts []string, stage Stage) (tokens []float32, nearest *Nearest, err error) {
-	if stage == nil {
-		stage = func(_ string, run func(func(graph.Progress)) error) error { return run(nil) }
-	}
-	tokenizer, err := p.Tokenizer()
+	condition, batch, err := Encode(ctx, p, r, texts, stage)
 	if err != nil {
-		return nil, nil, err
-	}
-	batch, err := tokenizer.Encode(texts, p.Manifest.Condition.Length)
-	if err != nil {
-		return nil, nil, err
-	}
-	var condition []float32
-	if err := stage("encode", func(report func(graph.Progress)) (err error) {
-		condition, err = r.Encode(ctx, p, batch, report)
-		return err
-	}); err != nil {
 		return nil, nil, err
 	}
 	if nearest, err = p.Manifest.Nearest(condition, batch.Mask); err != nil {
 		return nil, nil, err
 	}
-	err = stage("decode", func(report func(graph.Progress)) (err error) {
+	err = stage.do("decode", func(report func(graph.Progress)) (err error) {
 		tokens, err = r.Decode(ctx, p, condition, 1, report)
 		return err
 	})
 	return tokens, nearest, err
+}
+
+// Encode is WeightTokens up to the condition (N,L,C); batch is what it was made of.
+func Encode(ctx context.Context, p *Package, r Runner, texts []string, stage Stage) (condition []float32, batch text.Batch, err error) {
+	tokenizer, err := p.Tokenizer()
+	if err != nil {
+		return nil, batch, err
+	}
+	if batch, err = tokenizer.Encode(texts, p.Manifest.Condition.Length); err != nil {
+		return nil, batch, err
+	}
+	err = stage.do("encode", func(report func(graph.Progress)) (err error) {
+		condition, err = r.Encode(ctx, p, batch, report)
+		return err
+	})
+	return condition, batch, err
 }

@@ -62,21 +62,22 @@ func (t *Tokenizer) Prompt(system, user string) ([]int32, error) {
 }
 
 // prompt is texts and special tokens, one after the other.
-type prompt []struct {
+type prompt []part
+
+type part struct {
 	text    string
 	special bool
 }
 
-func (p *prompt) add(text string, special bool) *prompt {
-	*p = append(*p, struct {
-		text    string
-		special bool
-	}{text, special})
+func (p *prompt) text(s string) *prompt {
+	*p = append(*p, part{s, false})
 	return p
 }
 
-func (p *prompt) text(s string) *prompt    { return p.add(s, false) }
-func (p *prompt) special(s string) *prompt { return p.add(s, true) }
+func (p *prompt) special(s string) *prompt {
+	*p = append(*p, part{s, true})
+	return p
+}
 
 func (p *prompt) tokens(t *Tokenizer) ([]int32, error) {
 	var ids []int32

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"math"
 	"path/filepath"
+	"slices"
 
 	"github.com/drag-and-drop-lora/dnd/graph/gguf"
 	"github.com/drag-and-drop-lora/dnd/graph/lora"
@@ -46,11 +47,12 @@ func (c *Config) Frequencies() []float64 {
 
 // ScaleLinear divides all frequencies by factor.
 func (c *Config) ScaleLinear(factor float64) {
-	c.RopeFactors = nil
-	for range c.HeadDim / 2 {
-		c.RopeFactors = append(c.RopeFactors, factor)
-	}
+	c.RopeFactors = slices.Repeat([]float64{factor}, c.HeadDim/2)
 }
+
+// RopeFactorsTensor is the GGUF tensor of RopeFactors, which Llama 3.1 and later have. FromGGUF, which
+// reads metadata alone, does not know it.
+const RopeFactorsTensor = "rope_freqs.weight"
 
 // ScaleLlama3 divides frequencies as Llama 3.1 and later do: those that turn less often than low times
 // over the original length by factor, those that turn more than high times not at all, and in between

@@ -95,8 +95,8 @@ func NewStep(base, adapter *gguf.File, o StepOptions) (*Step, error) {
 	if o.Length < 1 || o.Length > wgsl.MaxPositions {
 		return nil, fmt.Errorf("llama: prompt and answer of %d tokens, expected at most %d", o.Length, wgsl.MaxPositions)
 	}
-	if _, scaled := base.Tensor("rope_freqs.weight"); scaled {
-		return nil, fmt.Errorf("llama: the base has scaled rotary positions (tensor rope_freqs.weight), which are not supported")
+	if _, scaled := base.Tensor(RopeFactorsTensor); scaled {
+		return nil, fmt.Errorf("llama: the base has scaled rotary positions (tensor %s), which are not supported", RopeFactorsTensor)
 	}
 	spec, err := lora.GGUFSpec(base)
 	if err != nil {

@@ -114,14 +114,15 @@ func WriteBase(path string, o BaseOptions) error {
 		{Key: arch + ".attention.layer_norm_rms_epsilon", Type: gguf.Float32, Value: 1e-5},
 		{Key: arch + ".rope.freq_base", Type: gguf.Float32, Value: 10000.0},
 		{Key: "tokenizer.ggml.model", Type: gguf.String, Value: "gpt2"}, {Key: "tokenizer.ggml.pre", Type: gguf.String, Value: pre},
-		strs("tokenizer.ggml.tokens", tokens), strs("tokenizer.ggml.merges", []string{"h e", "Ġ t", "Ġt he"}),
+		Strings("tokenizer.ggml.tokens", tokens), Strings("tokenizer.ggml.merges", []string{"h e", "Ġ t", "Ġt he"}),
 		{Key: "tokenizer.ggml.eos_token_id", Type: gguf.Uint32, Value: uint64(257)},
 		{Key: "tokenizer.chat_template", Type: gguf.String, Value: "{# ChatML #}"},
 	}
 	return atomicfile.Write(path, func(w io.Writer) error { return gguf.Write(w, values, tensors) })
 }
 
-func strs(key string, list []string) gguf.KeyValue {
+// Strings is a list of strings in a GGUF file's metadata.
+func Strings(key string, list []string) gguf.KeyValue {
 	a := gguf.RawArray{Type: gguf.String, Count: int64(len(list))}
 	for _, text := range list {
 		a.Data = append(binary.LittleEndian.AppendUint64(a.Data, uint64(len(text))), text...)

@@ -66,8 +66,11 @@ func Last(dir string) (*lora.Adapter, string, error) {
 // architecture and attention heads, as they were noted when it was collected. A folder of before
 // that was noted, or that Run did not write, adds nothing.
 func Complete(dir string, b *lora.Base) error {
+	if b.Architecture != "" {
+		return nil
+	}
 	raw, err := os.ReadFile(filepath.Join(dir, runName))
-	if errors.Is(err, fs.ErrNotExist) || b.Architecture != "" {
+	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	if err != nil {

@@ -92,6 +92,25 @@ func Find(places, names []string) ([]string, error) {
 	return files, errors.Join(all...)
 }
 
+// ReadDataSets reads the data sets that Find finds. All that is wrong with them comes back in one error.
+func ReadDataSets(places, names []string) ([]*DataSet, error) {
+	files, err := Find(places, names)
+	if err != nil {
+		return nil, err
+	}
+	var list []*DataSet
+	var all []error
+	for _, path := range files {
+		set, err := ReadDataSet(path)
+		if err != nil {
+			all = append(all, err)
+			continue
+		}
+		list = append(list, set)
+	}
+	return list, errors.Join(all...)
+}
+
 // ReadDataSet reads a file of records, one of Extensions; its name is the file's.
 func ReadDataSet(path string) (*DataSet, error) {
 	raw, err := os.ReadFile(path)

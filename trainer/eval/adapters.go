@@ -286,18 +286,8 @@ func (e *evaluation) mixture(t *Task) []string {
 
 // encode makes the condition of a draw of prompts.
 func encode(ctx context.Context, p *generator.Package, r generator.Runner, prompts []string, seed int64, draw int) ([]float32, text.Batch, error) {
-	tokenizer, err := p.Tokenizer()
-	if err != nil {
-		return nil, text.Batch{}, err
-	}
-	c := p.Manifest.Condition
-	drawn, _ := text.Draw(prompts, c.Texts, seed, draw)
-	batch, err := tokenizer.Encode(drawn, c.Length)
-	if err != nil {
-		return nil, batch, err
-	}
-	condition, err := r.Encode(ctx, p, batch, nil)
-	return condition, batch, err
+	drawn, _ := text.Draw(prompts, p.Manifest.Condition.Texts, seed, draw)
+	return generator.Encode(ctx, p, r, drawn, nil)
 }
 
 func (e *evaluation) generated(ctx context.Context, prompts []string, draw int) (*lora.Adapter, error) {

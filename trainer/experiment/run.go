@@ -17,7 +17,6 @@ import (
 	"github.com/drag-and-drop-lora/dnd/trainer/eval"
 	"github.com/drag-and-drop-lora/dnd/trainer/export"
 	"github.com/drag-and-drop-lora/dnd/trainer/fit"
-	"github.com/drag-and-drop-lora/dnd/trainer/grid"
 	"github.com/drag-and-drop-lora/dnd/trainer/lm"
 )
 
@@ -222,15 +221,5 @@ func (p *Plan) scored(ctx context.Context, s *Split, seed int64, first bool, r R
 
 // sets reads tasks' training records.
 func (p *Plan) sets(tasks []string) ([]*collect.DataSet, error) {
-	var sets []*collect.DataSet
-	var all []error
-	for _, name := range tasks {
-		records, err := grid.Records(p.Data, "train", name)
-		if err != nil {
-			all = append(all, err)
-			continue
-		}
-		sets = append(sets, &collect.DataSet{Name: name, Records: records})
-	}
-	return sets, errors.Join(all...)
+	return collect.ReadDataSets([]string{filepath.Join(p.Data, "train")}, tasks)
 }

@@ -84,13 +84,9 @@ func (g *Grid) System(task string) string {
 
 // Records reads a task's records of a part, "train" or "test", of a data folder.
 func Records(data, part, task string) ([]collect.Record, error) {
-	files, err := collect.Find([]string{filepath.Join(data, part)}, []string{task})
+	sets, err := collect.ReadDataSets([]string{filepath.Join(data, part)}, []string{task})
 	if err != nil {
 		return nil, err
 	}
-	set, err := collect.ReadDataSet(files[0])
-	if err != nil {
-		return nil, err
-	}
-	return set.Records, nil
+	return sets[0].Records, nil
 }

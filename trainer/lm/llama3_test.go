@@ -1,7 +1,6 @@
 package lm_test
 
 import (
-	"encoding/binary"
 	"encoding/json"
 	"io"
 	"math"
@@ -15,6 +14,7 @@ import (
 	"github.com/drag-and-drop-lora/dnd/graph/gguf"
 	"github.com/drag-and-drop-lora/dnd/graph/llama"
 	"github.com/drag-and-drop-lora/dnd/graph/safetensors"
+	"github.com/drag-and-drop-lora/dnd/internal/madeup"
 	"github.com/drag-and-drop-lora/dnd/trainer/backend"
 	"github.com/drag-and-drop-lora/dnd/trainer/lm"
 )
@@ -117,16 +117,9 @@ func llama3GGUF(t *testing.T, dir, path string, more ...gguf.KeyValue) {
 		factors = append(factors, float32(v))
 	}
 	if more == nil {
-		add("rope_freqs.weight", factors, int64(len(factors)))
+		add(llama.RopeFactorsTensor, factors, int64(len(factors)))
 	}
 
-	list := func(key string, list []string) gguf.KeyValue {
-		a := gguf.RawArray{Type: gguf.String, Count: int64(len(list))}
-		for _, text := range list {
-			a.Data = append(binary.LittleEndian.AppendUint64(a.Data, uint64(len(text))), text...)
-		}
-		return gguf.KeyValue{Key: key, Type: gguf.Array, Value: a}
-	}
 	number := func(key string, n int) gguf.KeyValue {
 		return gguf.KeyValue{Key: "llama." + key, Type: gguf.Uint32, Value: uint64(n)}
 	}
@@ -135,7 +128,7 @@ func llama3GGUF(t *testing.T, dir, path string, more ...gguf.KeyValue) {
 		number("feed_forward_length", c.MLP), number("attention.head_count", c.Heads), number("attention.head_count_kv", c.KVHeads), number("attention.key_length", c.HeadDim),
 		{Key: "llama.attention.layer_norm_rms_epsilon", Type: gguf.Float32, Value: c.Eps}, {Key: "llama.rope.freq_base", Type: gguf.Float32, Value: c.Theta},
 		{Key: "tokenizer.ggml.model", Type: gguf.String, Value: "gpt2"}, {Key: "tokenizer.ggml.pre", Type: gguf.String, Value: "llama-bpe"},
-		list("tokenizer.ggml.tokens", pieces), list("tokenizer.ggml.merges", merges),
+		madeup.Strings("tokenizer.ggml.tokens", pieces), madeup.Strings("tokenizer.ggml.merges", merges),
 	}
 	values = append(values, more...)
 	if err := atomicfile.Write(path, func(w io.Writer) error { return gguf.Write(w, values, tensors) }); err != nil {

@@ -201,8 +201,8 @@ func openGGUF(path string) (*Config, *llama.Tokenizer, *ggufSource, error) {
 		s.close()
 		return nil, nil, nil, err
 	}
-	if _, scaled := checked.Tensor(ropeFactorsName); scaled {
-		v, err := s.reader.Float32s(ropeFactorsName)
+	if _, scaled := checked.Tensor(llama.RopeFactorsTensor); scaled {
+		v, err := s.reader.Float32s(llama.RopeFactorsTensor)
 		if err == nil {
 			c.RopeFactors = nil
 			for _, f := range v {
@@ -212,7 +212,7 @@ func openGGUF(path string) (*Config, *llama.Tokenizer, *ggufSource, error) {
 		}
 		if err != nil {
 			s.close()
-			return nil, nil, nil, fmt.Errorf("%s: tensor %s: %w", path, ropeFactorsName, err)
+			return nil, nil, nil, fmt.Errorf("%s: tensor %s: %w", path, llama.RopeFactorsTensor, err)
 		}
 	}
 	t, err := llama.TokenizerFromGGUF(checked)
@@ -222,9 +222,6 @@ func openGGUF(path string) (*Config, *llama.Tokenizer, *ggufSource, error) {
 	}
 	return c, t, s, nil
 }
-
-// ropeFactorsName is the GGUF tensor of what Llama 3.1 and later divide rotary frequencies by.
-const ropeFactorsName = "rope_freqs.weight"
 
 func (s *ggufSource) close() {
 	if s.reader != nil {

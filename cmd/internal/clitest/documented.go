@@ -2,6 +2,7 @@ package clitest
 
 import (
 	"os"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -30,12 +31,17 @@ func Calls(t *testing.T, name, file string) [][]string {
 	return calls
 }
 
-// Documented holds the examples in files of documentation to the command name: every call has a
-// command and flags that --help lists. It returns how many calls there are.
-func Documented(t *testing.T, name string, files ...string) int {
+// Documented holds the examples in the project's documentation, as a test of a command's folder sees
+// it, to the command name: every call has a command and flags that --help lists, and there are at least
+// so many calls.
+func Documented(t *testing.T, name string, least int) {
 	t.Helper()
+	files, err := filepath.Glob("../../docs/*.md")
+	if err != nil {
+		t.Fatal(err)
+	}
 	calls, help := 0, map[string]string{}
-	for _, file := range files {
+	for _, file := range append(files, "../../README.md", "../../RATIONALE.md", "../../models/README.md") {
 		for _, call := range Calls(t, name, file) {
 			calls++
 			command := call[0]
@@ -54,5 +60,7 @@ func Documented(t *testing.T, name string, files ...string) int {
 			}
 		}
 	}
-	return calls
+	if calls < least {
+		t.Errorf("%d examples were read, expected those of README.md, docs and models", calls)
+	}
 }
